@@ -1,0 +1,102 @@
+"""ckstore: git for training state.
+
+    import ckstore
+
+    repo = ckstore.open("runs")
+    repo.commit({"model": model, "optimizer": optimizer}, step=100, metrics={"loss": 0.5})
+    repo["last"].load(into={"model": model, "optimizer": optimizer})
+
+Importing this module loads neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "open": "ckstore.api",
+    "Repo": "ckstore.api",
+    "Checkpoint": "ckstore.api",
+    "CommitInfo": "ckstore.graph.history",
+    "CommitResult": "ckstore.porcelain.commit",
+    "LoadReport": "ckstore.torch.load_into",
+    "register_encoder": "ckstore.torch.registry",
+    "Progress": "ckstore.progress",
+    "CkstoreError": "ckstore.errors",
+    "CkstoreWarning": "ckstore.errors",
+    "InvalidInput": "ckstore.errors",
+    "NotFound": "ckstore.errors",
+    "NoRepository": "ckstore.errors",
+    "NoRevision": "ckstore.errors",
+    "Conflict": "ckstore.errors",
+    "Locked": "ckstore.errors",
+    "Integrity": "ckstore.errors",
+    "Format": "ckstore.errors",
+    "StoreFull": "ckstore.errors",
+    "Auth": "ckstore.errors",
+    "RemoteFailed": "ckstore.errors",
+    "SaveFailed": "ckstore.errors",
+}
+
+__all__ = [
+    "Auth",
+    "Checkpoint",
+    "CkstoreError",
+    "CkstoreWarning",
+    "CommitInfo",
+    "CommitResult",
+    "Conflict",
+    "Format",
+    "Integrity",
+    "InvalidInput",
+    "LoadReport",
+    "Locked",
+    "NoRepository",
+    "NoRevision",
+    "NotFound",
+    "Progress",
+    "RemoteFailed",
+    "Repo",
+    "SaveFailed",
+    "StoreFull",
+    "__version__",
+    "open",
+    "register_encoder",
+]
+
+if TYPE_CHECKING:
+    from ckstore.api import Checkpoint, Repo, open  # noqa: A004
+    from ckstore.errors import (
+        Auth,
+        CkstoreError,
+        CkstoreWarning,
+        Conflict,
+        Format,
+        Integrity,
+        InvalidInput,
+        Locked,
+        NoRepository,
+        NoRevision,
+        NotFound,
+        RemoteFailed,
+        SaveFailed,
+        StoreFull,
+    )
+    from ckstore.graph.history import CommitInfo
+    from ckstore.porcelain.commit import CommitResult
+    from ckstore.progress import Progress
+    from ckstore.torch.load_into import LoadReport
+    from ckstore.torch.registry import register_encoder
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ckstore' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

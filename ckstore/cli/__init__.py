@@ -1,0 +1,1 @@
+"""The `ckstore` command."""

@@ -1,0 +1,73 @@
+"""Commits as text."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ckstore.graph.history import CommitInfo
+
+SHORT = 12
+"""Hexadecimal digits of an id in text."""
+
+
+def oneline(commit: CommitInfo, head: str | None) -> str:
+    """Id, names, step, metrics and the first line of the message."""
+    parts = [typer.style(commit.id[:SHORT], fg="yellow")]
+    if names(commit, head):
+        parts.append(typer.style(f"({names(commit, head)})", fg="green"))
+    if commit.step is not None:
+        parts.append(f"step {commit.step}")
+    parts += [typer.style(chip, fg="cyan") for chip in chips(commit)]
+    if commit.message:
+        parts.append(printable(commit.message.splitlines()[0]))
+    return "  ".join(parts)
+
+
+def full(commit: CommitInfo, head: str | None) -> str:
+    """All that is known of a commit, several lines."""
+    named = f" ({names(commit, head)})" if names(commit, head) else ""
+    lines = [typer.style(f"commit {commit.id}", fg="yellow") + typer.style(named, fg="green")]
+    if commit.author:
+        lines.append(f"Author:     {printable(commit.author)}")
+    lines.append(f"Date:       {moment(commit)}")
+    counts = [f"step {commit.step}"] if commit.step is not None else []
+    counts += [f"epoch {commit.epoch}"] if commit.epoch is not None else []
+    if counts or commit.metrics:
+        lines.append("At:         " + "  ".join([*counts, *chips(commit)]))
+    lines.append("Components: " + ", ".join(printable(name) for name in commit.components))
+    if commit.message:
+        lines += ["", *(f"    {printable(line)}" for line in commit.message.splitlines())]
+    return "\n".join([*lines, ""])
+
+
+def names(commit: CommitInfo, head: str | None) -> str:
+    """Refs on a commit, the current branch first."""
+    branches = [f"HEAD -> {name}" if name == head else name for name in commit.branches]
+    if commit.is_head and head is None:
+        branches.insert(0, "HEAD")
+    return ", ".join(
+        sorted(branches, key=lambda name: not name.startswith("HEAD")) + [f"tag: {t}" for t in commit.tags]
+    )
+
+
+def chips(commit: CommitInfo) -> list[str]:
+    """Metrics as `loss=0.123`."""
+    return [f"{printable(name)}={value:.4g}" for name, value in commit.metrics.items()]
+
+
+def moment(commit: CommitInfo) -> str:
+    """When, in the author's own time."""
+    zone = datetime.timezone(datetime.timedelta(minutes=commit.offset_min))
+    try:
+        return datetime.datetime.fromtimestamp(commit.time_ns / 1e9, zone).strftime("%Y-%m-%d %H:%M:%S %z")
+    except (OverflowError, ValueError, OSError):
+        return f"{commit.time_ns} ns"
+
+
+def printable(text: str) -> str:
+    """Text without what could steer a terminal: it may come from a stranger's repository."""
+    return "".join(char if char.isprintable() else "?" for char in text)

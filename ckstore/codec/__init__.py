@@ -1,0 +1,1 @@
+"""How a chunk's raw bytes are cut and stored."""

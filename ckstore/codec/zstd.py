@@ -1,0 +1,37 @@
+"""Zstandard payloads (RFC 8878), one frame each, with contexts that are reused."""
+
+from __future__ import annotations
+
+import zstandard
+
+from ckstore.errors import Integrity
+
+_LEVEL = 3
+_MAX_WINDOW = 128 << 20
+
+
+class Zstd:
+    """A compressor and a decompressor, for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+
+    def compress(self, raw: memoryview) -> bytes:
+        """One zstd frame that decodes to `raw`."""
+        return self._compressor.compress(raw)
+
+    def decompress_into(self, payload: bytes | memoryview, target: memoryview) -> None:
+        """Fill `target` exactly. Raises `Integrity`; never writes past `target`, whatever the frame declares."""
+        done = 0
+        try:
+            with self._decompressor.stream_reader(payload, read_across_frames=False) as stream:
+                while done < target.nbytes:
+                    count = stream.readinto(target[done:])
+                    if not count:
+                        raise Integrity(f"a compressed payload ends after {done} of {target.nbytes} bytes")
+                    done += count
+                if stream.read(1):
+                    raise Integrity(f"a compressed payload holds more than {target.nbytes} bytes")
+        except zstandard.ZstdError as error:
+            raise Integrity(f"a compressed payload is damaged: {error}") from error

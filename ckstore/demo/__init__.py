@@ -1,0 +1,1 @@
+"""A training run to try ckstore on: real, small, and killed on purpose."""

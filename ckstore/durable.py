@@ -1,0 +1,191 @@
+"""The only door to the disk for writing: create, write, sync, rename, unlink, truncate.
+
+Crash tests stand in for this module's `os`. Every failure comes out typed: `StoreFull` where room, quota or
+inodes are gone, `SaveFailed` for the rest. After a failed sync a file is abandoned: it refuses every further
+write and sync, because the kernel may have dropped the pages and called them clean.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ckstore.errors import CkstoreError, SaveFailed, StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_IOV_MAX = 512
+
+
+@contextmanager
+def _typed(action: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileExistsError):
+            raise
+        raise failure(action, path, error) from error
+
+
+def failure(action: str, path: Path, error: OSError) -> CkstoreError:
+    """The typed error for an operating-system error while doing `action` to `path`."""
+    what = f"cannot {action} {path}: {error.strerror or error}"
+    if error.errno in _FULL:
+        return StoreFull(what, hint="free some space (or raise the quota), then save again; older commits are intact")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return SaveFailed(what, hint="check the permissions of the repository's folder and its mount")
+    return SaveFailed(what, hint="check the disk (`dmesg`), then save again; older commits are intact")
+
+
+class DurableFile:
+    """A file open for appending through one descriptor.
+
+    `write` is all or an error; `sync` makes everything written so far survive power loss. Not safe for
+    use by two threads at once.
+    """
+
+    def __init__(self, path: Path, descriptor: int, size_bytes: int = 0) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self._descriptor = descriptor
+        self._abandoned = False
+
+    def write(self, *buffers: Buffer) -> None:
+        """Append `buffers` one after another. Short writes are continued."""
+        self._check()
+        pending = [memoryview(buffer).cast("B") for buffer in buffers]
+        pending = [view for view in pending if view.nbytes]
+        try:
+            with _typed("write", self.path):
+                while pending:
+                    written = os.writev(self._descriptor, pending[:_IOV_MAX])
+                    if written == 0:
+                        raise OSError(errno.ENOSPC, "nothing was written")
+                    self.size_bytes += written
+                    while pending and written >= pending[0].nbytes:
+                        written -= pending.pop(0).nbytes
+                    if written:
+                        pending[0] = pending[0][written:]
+        except CkstoreError:
+            self._abandoned = True
+            raise
+
+    def sync(self) -> None:
+        """Make it survive power loss (fdatasync). A failure abandons the file for good."""
+        self._check()
+        try:
+            with _typed("sync", self.path):
+                os.fdatasync(self._descriptor)
+        except CkstoreError:
+            self._abandoned = True
+            raise
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut the file to `size_bytes`; later writes go on from there. Works on an abandoned file too."""
+        with _typed("truncate", self.path):
+            os.ftruncate(self._descriptor, size_bytes)
+            os.lseek(self._descriptor, size_bytes, os.SEEK_SET)
+        self.size_bytes = size_bytes
+
+    def close(self) -> None:
+        """Close the descriptor; says nothing about durability."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        if self._abandoned:
+            raise SaveFailed(f"{self.path} is abandoned after a failed write or sync")
+
+
+def create(path: Path, mode: int = 0o666) -> DurableFile:
+    """A new, empty file. Raises FileExistsError where the name is taken."""
+    with _typed("create", path):
+        return DurableFile(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+
+
+def append(path: Path) -> DurableFile:
+    """An existing file, positioned at its end."""
+    with _typed("open", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        return DurableFile(path, descriptor, os.lseek(descriptor, 0, os.SEEK_END))
+
+
+def open_lock_file(path: Path) -> int:
+    """Descriptor of a lock file, made if absent."""
+    with _typed("open", path):
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+
+def overwrite(descriptor: int, data: bytes) -> None:
+    """Replace the content behind `descriptor`, unsynced: for notes that carry no promise."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, data, 0)
+
+
+def make_folder(path: Path) -> None:
+    """Make `path` and what leads to it; fine if it is there."""
+    with _typed("make folder", path):
+        os.makedirs(path, exist_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move `source` to `target` on the same file system, atomically. Durable after `sync_folder` of both parents."""
+    with _typed("rename", source):
+        os.rename(source, target)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file; fine if it is gone."""
+    with _typed("remove", path):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+
+def remove_folder(path: Path) -> None:
+    """Remove an empty folder; fine if it is gone."""
+    with _typed("remove", path):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in `path` survive power loss."""
+    with _typed("sync", path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def put(path: Path, *buffers: Buffer) -> None:
+    """Write a whole small file so that `path` holds either the old content or the new one, durably."""
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
+    try:
+        with create(part) as file:
+            file.write(*buffers)
+            file.sync()
+        rename(part, path)
+    except BaseException:
+        unlink(part)
+        raise
+    sync_folder(path.parent)

@@ -1,0 +1,1 @@
+"""Algorithms over commits and trees, from any ObjectReader."""

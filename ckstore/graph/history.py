@@ -1,0 +1,75 @@
+"""Commits as people read them, newest first."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckstore.objects.encoding import bits_float
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ckstore.objects.commit import Commit
+
+
+@dataclass(frozen=True)
+class CommitInfo:
+    """One commit: ids are 64 hexadecimal digits, `time_ns` counts from 1970 UTC."""
+
+    id: str
+    parents: tuple[str, ...]
+    components: tuple[str, ...]
+    step: int | None
+    epoch: int | None
+    metrics: Mapping[str, float]
+    message: str
+    author: str
+    time_ns: int
+    offset_min: int
+    branches: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    is_head: bool = False
+
+
+def describe(id: bytes, commit: Commit, branches: Iterable[str] = (), tags: Iterable[str] = ()) -> CommitInfo:
+    """A commit as a CommitInfo."""
+    return CommitInfo(
+        id=id.hex(),
+        parents=tuple(parent.hex() for parent in commit.parents),
+        components=tuple(component.name for component in commit.components),
+        step=commit.step,
+        epoch=commit.epoch,
+        metrics={metric.name: bits_float(metric.bits) for metric in commit.metrics},
+        message=commit.message,
+        author=commit.author,
+        time_ns=commit.time_ns,
+        offset_min=commit.offset_min,
+        branches=tuple(sorted(branches)),
+        tags=tuple(sorted(tags)),
+    )
+
+
+def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:
+    """All commits reachable from `tips`, a commit always before its parents, else the newest first."""
+    commits: dict[bytes, Commit] = {}
+    pending = list(tips)
+    while pending:
+        id = pending.pop()
+        if id not in commits:
+            commits[id] = read(id)
+            pending += commits[id].parents
+    waiting = dict.fromkeys(commits, 0)
+    for commit in commits.values():
+        for parent in commit.parents:
+            waiting[parent] += 1
+    ready = [(-commits[id].time_ns, id) for id, children in waiting.items() if not children]
+    heapq.heapify(ready)
+    while ready:
+        _, id = heapq.heappop(ready)
+        yield id, commits[id]
+        for parent in commits[id].parents:
+            waiting[parent] -= 1
+            if not waiting[parent]:
+                heapq.heappush(ready, (-commits[parent].time_ns, parent))

@@ -1,0 +1,157 @@
+"""Revisions: how a person names a commit.
+
+main  heads/main      the tip of a branch          last              the newest commit of all
+v1  tags/v1           a tag                        best:METRIC:min   the best of all by a metric (or max)
+HEAD                  the current branch's tip     step:12000        the newest one of that step
+3f9c2a1               an id's first digits (4+)    @2h               the newest one at least so old
+REV~3  REV^  REV^2    the third parent back, the first parent, the second parent
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from ckstore.errors import InvalidInput, NoRevision
+from ckstore.graph.history import ancestry
+from ckstore.objects.encoding import bits_float
+from ckstore.objects.structure import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckstore.objects.commit import Commit
+
+_STEPS = re.compile(r"(?:~\d*|\^\d*)*$")
+_STEP = re.compile(r"([~^])(\d*)")
+_HEX = re.compile(r"[0-9a-f]{4,64}")
+_AGE = re.compile(r"@(\d+(?:\.\d+)?)(s|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\@\x7f]|\.\.|//|^[-/.]|[/.]$|\.lock$")
+_RESERVED = frozenset({"HEAD", "last"})
+_REF_LIMIT = 200
+
+
+class Commits(Protocol):
+    """What revisions are resolved against. Refs are by full name: `heads/main`, `tags/v1`."""
+
+    @property
+    def head(self) -> bytes | None: ...
+
+    @property
+    def refs(self) -> Mapping[str, bytes]: ...
+
+    def read_commit(self, id: bytes) -> Commit: ...
+
+    def ids_beginning(self, prefix: str) -> list[bytes]: ...
+
+
+def resolve(revision: str, commits: Commits, now_ns: int) -> bytes:
+    """The id of the commit that `revision` names. Raises `NoRevision`, or `InvalidInput` for a malformed one."""
+    steps = _STEPS.search(revision)
+    assert steps is not None
+    base = revision[: steps.start()] or "HEAD"
+    id = _base(base, commits, now_ns)
+    for mark, digits in _STEP.findall(steps.group()):
+        count = int(digits or 1)
+        if mark == "^":
+            id = _parent(id, count - 1, commits, revision) if count else id
+        else:
+            for _ in range(count):
+                id = _parent(id, 0, commits, revision)
+    return id
+
+
+def check_ref_name(name: str, what: str) -> None:
+    """Raise `InvalidInput` unless `name` can name a branch or tag."""
+    try:
+        long = len(name.encode()) > _REF_LIMIT
+    except UnicodeEncodeError:
+        long = True
+    if not name or long or _BAD_REF.search(name) or name in _RESERVED:
+        raise InvalidInput(
+            f"{name!r} cannot name a {what}",
+            hint="use letters, digits, and - _ . / inside the name; no spaces, no ~ ^ : ? * [ @ and no leading -",
+        )
+
+
+def _base(base: str, commits: Commits, now_ns: int) -> bytes:
+    if base == "HEAD":
+        if commits.head is None:
+            raise NoRevision("HEAD has no commit yet", hint="make the first commit")
+        return commits.head
+    for name in (base, f"heads/{base}", f"tags/{base}", f"remotes/{base}"):
+        if name in commits.refs:
+            return commits.refs[name]
+    if base == "last":
+        return _newest(commits, base)
+    if base.startswith("best:"):
+        return _best(base, commits)
+    if base.startswith("step:"):
+        return _at_step(base, commits)
+    age = _AGE.fullmatch(base)
+    if age:
+        return _newest(commits, base, now_ns - int(float(age[1]) * _SECONDS[age[2]] * 1e9))
+    return _by_prefix(base, commits)
+
+
+def _by_prefix(base: str, commits: Commits) -> bytes:
+    if _HEX.fullmatch(base):
+        found = commits.ids_beginning(base)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            shown = ", ".join(id.hex()[: len(base) + 4] for id in found[:5])
+            raise InvalidInput(f"{base} is ambiguous: {len(found)} commits begin so", hint=f"one of {shown}")
+    names = [name.partition("/")[2] for name in commits.refs]
+    raise NoRevision(
+        f"no revision {base!r}", hint=nearest(base, names) or "`ckstore log --all` shows the commits and their names"
+    )
+
+
+def _parent(id: bytes, number: int, commits: Commits, revision: str) -> bytes:
+    parents = commits.read_commit(id).parents
+    if number >= len(parents):
+        raise NoRevision(f"{revision!r} goes back beyond {id.hex()[:12]}, which has {len(parents)} parents")
+    return parents[number]
+
+
+def _newest(commits: Commits, base: str, before_ns: float = math.inf) -> bytes:
+    for id, commit in ancestry(commits.refs.values(), commits.read_commit):
+        if commit.time_ns <= before_ns:
+            return id
+    raise NoRevision(f"no commit is {base!r}", hint="`ckstore log --all` shows the commits and their times")
+
+
+def _at_step(base: str, commits: Commits) -> bytes:
+    try:
+        step = int(base.removeprefix("step:"))
+    except ValueError:
+        raise InvalidInput(f"{base!r} is no revision", hint="write step:12000") from None
+    known: list[int] = []
+    for id, commit in ancestry(commits.refs.values(), commits.read_commit):
+        if commit.step == step:
+            return id
+        if commit.step is not None:
+            known.append(commit.step)
+    near = sorted(known, key=lambda other: abs(other - step))[:3]
+    raise NoRevision(f"no commit of step {step}", hint=f"the nearest steps are {near}" if near else None)
+
+
+def _best(base: str, commits: Commits) -> bytes:
+    metric, _, mode = base.removeprefix("best:").rpartition(":")
+    if mode not in ("min", "max") or not metric:
+        raise InvalidInput(f"{base!r} does not say what is better", hint=f"write {base}:min or {base}:max")
+    sign = 1 if mode == "min" else -1
+    best: tuple[float, bytes] | None = None
+    names: set[str] = set()
+    for id, commit in ancestry(commits.refs.values(), commits.read_commit):
+        for entry in commit.metrics:
+            names.add(entry.name)
+            value = sign * bits_float(entry.bits)
+            if entry.name == metric and not math.isnan(value) and (best is None or value < best[0]):
+                best = (value, id)
+    if best is None:
+        raise NoRevision(f"no commit has the metric {metric!r}", hint=nearest(metric, sorted(names)))
+    return best[1]

@@ -1,0 +1,1 @@
+"""Stored values and their canonical bytes: leaves, trees, commits."""

@@ -1,0 +1,40 @@
+"""Commit: what a checkpoint was, when, after what, and which tree each of its components is."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Component(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A top entry of a checkpoint and the id of its tree."""
+
+    name: str
+    tree: bytes
+
+
+class Metric(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A number measured at this commit; finite or not, kept as its eight bytes big-endian."""
+
+    name: str
+    bits: bytes
+
+
+class Commit(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """One checkpoint.
+
+    Components are in the order the state gave them; where `bare` is set the state was no dictionary and is
+    the only component. `time_ns` counts from 1970 UTC, `offset_min` is the author's distance from UTC.
+    `series` is the tree of the metrics logged since the parent.
+    """
+
+    components: tuple[Component, ...]
+    parents: tuple[bytes, ...]
+    time_ns: int
+    offset_min: int
+    author: str
+    message: str
+    metrics: tuple[Metric, ...]
+    step: int | None = None
+    epoch: int | None = None
+    series: bytes | None = None
+    bare: bool = False

@@ -1,0 +1,62 @@
+"""A tree before its chunks have ids: what flattening a state or parsing a file yields, and storing takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckstore.objects.leaf import Blob, Key
+    from ckstore.objects.tree import Value
+
+
+@dataclass(slots=True)
+class Span:
+    """The bytes of one storage that a component's tensors cover.
+
+    `open(start, stop)` gives those bytes of the span; it may copy them from a device. `dtype` is the element
+    type its owner has (the codec's hint), `path` the owner's dotted path (the order inside a slab).
+    """
+
+    length: int
+    dtype: str
+    path: str
+    open: Callable[[int, int], memoryview]
+
+
+@dataclass(slots=True)
+class DraftTensor:
+    """A tensor whose bytes are span number `span`; the rest as in `Tensor` and `Alias`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    offset: int
+    flags: int
+    span: int
+
+
+@dataclass(slots=True)
+class DraftBlob:
+    """A leaf whose payload is still to be stored: `make(blob)` gives the leaf. The rest as in Span."""
+
+    length: int
+    open: Callable[[int, int], memoryview]
+    make: Callable[[Blob], Value]
+    dtype: str = "uint8"
+
+
+@dataclass(slots=True)
+class Draft:
+    """One component: entries in pre-order, and the spans its tensors lie on."""
+
+    entries: list[tuple[Key, Value | DraftTensor | DraftBlob]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+
+def held(data: bytes | memoryview) -> Callable[[int, int], memoryview]:
+    """The `open` of a payload that is in memory."""
+    view = memoryview(data)
+    return lambda start, stop: view[start:stop]

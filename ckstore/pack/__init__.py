@@ -1,0 +1,1 @@
+"""Packs: immutable files of self-describing frames."""

@@ -1,0 +1,52 @@
+"""Reads a pack from anything that can be read at an offset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ckstore.errors import Format
+from ckstore.pack import format as pack_format
+from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE, Frame, Row
+from ckstore.pack.writer import Sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Source(Protocol):
+    """Bytes with a size that can be read anywhere. Reads past the end are short, never an error."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
+def read_sealed(source: Source) -> Sealed:
+    """Name, digest, size and rows of a finished pack. Raises `Format` where any of it is damaged."""
+    size = source.size_bytes
+    if size < HEADER_SIZE + TRAILER_SIZE:
+        raise Format("a pack is cut short")
+    header = source.read_at(0, HEADER_SIZE)
+    name = pack_format.read_header(header)
+    end = pack_format.read_trailer(source.read_at(size - TRAILER_SIZE, TRAILER_SIZE), size)
+    table = source.read_at(end.table_offset, end.rows * ROW_SIZE)
+    if len(table) != end.rows * ROW_SIZE or pack_format.digest(header, table) != end.digest:
+        raise Format("a pack's table is damaged")
+    return Sealed(name, end.digest, size, pack_format.read_table(table, end.table_offset))
+
+
+def scan(source: Source) -> Iterator[Row]:
+    """Rows read frame by frame from the front, for a pack whose table is lost; ends at the first bad header."""
+    pack_format.read_header(source.read_at(0, HEADER_SIZE))
+    offset = HEADER_SIZE
+    while True:
+        try:
+            frame: Frame = pack_format.read_frame_header(source.read_at(offset, FRAME_HEADER_SIZE))
+        except Format:
+            return
+        end = offset + FRAME_HEADER_SIZE + frame.stored_length
+        if end > source.size_bytes:
+            return
+        yield Row(frame, offset)
+        offset = end

@@ -1,0 +1,135 @@
+"""An open repository: the store below it, and its commits and refs as they are now. No verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ckstore.digest import Kind
+from ckstore.errors import InvalidInput, NoRepository
+from ckstore.graph.revision import resolve
+from ckstore.objects.encoding import decode_commit
+from ckstore.storage.index import IndexDamaged
+from ckstore.storage.layout import FOLDER, Layout
+from ckstore.storage.record import HEAD, HEADS, TAGS, Symbolic
+from ckstore.storage.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from ckstore.objects.commit import Commit
+    from ckstore.storage.index import View
+    from ckstore.storage.record import Target
+
+T = TypeVar("T")
+
+
+class Commits:
+    """The commits and refs at one moment, for resolving revisions and reading history."""
+
+    def __init__(self, store: Store, refs: dict[str, Target]) -> None:
+        self._store = store
+        self.targets = refs
+        self.refs = {name: target for name, target in refs.items() if isinstance(target, bytes) and name != HEAD}
+
+    @property
+    def head_name(self) -> str | None:
+        """The branch HEAD stands on by its full name; None where it is detached."""
+        target = self.targets.get(HEAD)
+        return target.name if isinstance(target, Symbolic) else None
+
+    @property
+    def head(self) -> bytes | None:
+        """The commit HEAD stands for; None on an unborn branch."""
+        target = self.targets.get(HEAD)
+        if isinstance(target, Symbolic):
+            return self.refs.get(target.name)
+        return target
+
+    def read_commit(self, id: bytes) -> Commit:
+        """A commit by id, from the index where it has it. Raises `Integrity`."""
+        with self._store.index.reading() as view:
+            data = view.commit(id)
+        return decode_commit(data if data is not None else self._store.objects.read(Kind.COMMIT, id))
+
+    def ids_beginning(self, prefix: str) -> list[bytes]:
+        """Ids of commits that begin with these hexadecimal digits."""
+        with self._store.index.reading() as view:
+            return view.commits_beginning(prefix)
+
+    def named(self, prefix: str) -> dict[str, bytes]:
+        """Refs under `prefix` (`heads/`, `tags/`) by their short names."""
+        return {name.removeprefix(prefix): id for name, id in self.refs.items() if name.startswith(prefix)}
+
+    @property
+    def branches(self) -> dict[str, bytes]:
+        """Tips by branch name."""
+        return self.named(HEADS)
+
+    @property
+    def tags(self) -> dict[str, bytes]:
+        """Commits by tag name."""
+        return self.named(TAGS)
+
+
+class Repository:
+    """One repository, open. Safe to use from many threads and after a fork; `close` it or use `with`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the `.ckstore` folder."""
+        return self.store.layout.root.parent
+
+    def commits(self) -> Commits:
+        """Commits and refs as of now, whoever made them."""
+        self.store.refresh()
+        return Commits(self.store, self._read(lambda view: view.refs()))
+
+    def resolve(self, revision: str, now_ns: int) -> tuple[bytes, Commit]:
+        """The commit a revision names. Raises `NoRevision`, `InvalidInput`."""
+        commits = self.commits()
+        id = resolve(revision, commits, now_ns)
+        return id, commits.read_commit(id)
+
+    def close(self) -> None:
+        """End the threads and let go of the index."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, ask: Callable[[View], T]) -> T:
+        try:
+            with self.store.index.reading() as view:
+                return ask(view)
+        except IndexDamaged:
+            self.store.rebuild_index()
+            with self.store.index.reading() as view:
+                return ask(view)
+
+
+def open_repository(
+    folder: Path, cache: Path, *, index_in_cache: bool = False, threads: int | None = None
+) -> Repository:
+    """The repository in `folder` or in the nearest folder above it.
+
+    `cache` holds the indexes of repositories on network mounts, or of all where `index_in_cache` is set.
+    Raises `NoRepository`, `Format`, `Integrity`.
+    """
+    if threads is not None and threads < 1:
+        raise InvalidInput(f"{threads} threads cannot do any work", hint="pass threads=1 or more")
+    start = Path(folder).absolute()
+    for place in (start, *start.parents):
+        if (place / FOLDER).is_dir():
+            store = Store(Layout(place / FOLDER), cache, index_in_cache=index_in_cache, threads=threads)
+            return Repository(store)
+    raise NoRepository(
+        f"no ckstore repository in {start} or above", hint="`ckstore init` makes one here; -C names another folder"
+    )

@@ -1,0 +1,1 @@
+"""The local disk: layout, journal, index, packs, and the transaction that ties them."""

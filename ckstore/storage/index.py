@@ -1,0 +1,346 @@
+"""The index: an LMDB environment that says where each object lies. A cache that follows the journal.
+
+Everything here can be rebuilt from packs and journal, and is never ahead of them. Each row carries a checksum
+over its table, key and value; a row that does not match raises `IndexDamaged`, and the index is rebuilt.
+The environment is opened once a process; a forked child opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import lmdb
+import msgspec
+
+from ckstore import durable
+from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum
+from ckstore.errors import Integrity, StoreFull
+from ckstore.pack.format import Frame, Row
+from ckstore.storage.journal import Cursor, JournalFrame
+from ckstore.storage.record import PackEntry, Record, Ref, RefMove, Snapshot, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+MAP_SIZE = 64 << 30
+"""Bytes of address space the environment may grow into; the file is only as long as its content."""
+
+_TABLES = ("frames", "commits", "packs", "refs", "journal", "meta")
+_VALUE = struct.Struct("<16sQIIIBBB")
+_PACK = struct.Struct("<Q32sQ")
+_SEQ = struct.Struct(">Q")
+_CURSOR = struct.Struct("<QQQ32s")
+_TARGET: msgspec.msgpack.Decoder[Target] = msgspec.msgpack.Decoder(Target)
+_PACK_COUNT = b"packs"
+_CURSOR_KEY = b"cursor"
+_REPOSITORY_KEY = b"repository"
+
+
+class IndexDamaged(Integrity):
+    """The index cannot be believed; packs and journal can. Rebuild it."""
+
+
+class Location(NamedTuple):
+    """Where an object lies: a frame, the pack it is in, the offset of its header."""
+
+    pack: bytes
+    offset: int
+    frame: Frame
+
+
+class NewPack(NamedTuple):
+    """A pack to index: its entry, its rows, and the canonical bytes of the commits in it."""
+
+    entry: PackEntry
+    rows: Sequence[Row]
+    commits: dict[bytes, bytes]
+
+
+PackRows = Callable[[PackEntry], NewPack | None]
+"""Gives what is in a pack; None where it cannot be read at all."""
+
+
+class _Shared:
+    """One LMDB environment for all Index objects of this process over one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.users = 0
+        self.pid = os.getpid()
+        self.tables: dict[str, lmdb._Database] = {}
+        self.environment = self._open()
+
+    def _open(self) -> lmdb.Environment:
+        existed = self.folder.exists()
+        durable.make_folder(self.folder)
+        environment = lmdb.open(
+            str(self.folder), map_size=MAP_SIZE, max_dbs=len(_TABLES), sync=True, writemap=False, max_readers=512
+        )
+        environment.reader_check()
+        self.tables = {name: environment.open_db(name.encode()) for name in _TABLES}
+        if not existed:
+            durable.sync_folder(self.folder)
+            durable.sync_folder(self.folder.parent)
+        return environment
+
+    def current(self) -> lmdb.Environment:
+        """The environment of this process; a forked child's is its own."""
+        if self.pid != os.getpid():
+            self.environment.close()
+            self.pid = os.getpid()
+            self.environment = self._open()
+        return self.environment
+
+
+class _Registry:
+    """The environments open in this process, by the folder's real path: LMDB forbids a second one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.shared: dict[str, _Shared] = {}
+
+
+_REGISTRY = _Registry()
+
+
+def _fresh_lock() -> None:
+    _REGISTRY.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_fresh_lock)
+
+
+class Index:
+    """The index in `folder`, of the repository `repository_id`."""
+
+    def __init__(self, folder: Path, repository_id: str) -> None:
+        self._key = os.path.realpath(folder)
+        self._id = repository_id.encode()
+        with _REGISTRY.lock, _lmdb_errors():
+            shared = _REGISTRY.shared.get(self._key)
+            if shared is None:
+                shared = _REGISTRY.shared[self._key] = _Shared(folder)
+            shared.users += 1
+        self._shared = shared
+        self._closed = False
+
+    def close(self) -> None:
+        """Let go of the environment; the last user in the process closes it."""
+        if self._closed:
+            return
+        self._closed = True
+        with _REGISTRY.lock:
+            self._shared.users -= 1
+            if not self._shared.users:
+                del _REGISTRY.shared[self._key]
+                if self._shared.pid == os.getpid():
+                    self._shared.environment.close()
+
+    def cursor(self) -> Cursor | None:
+        """How far this index has followed the journal; None for an empty one or another repository's."""
+        with self.reading() as view:
+            return view.cursor(self._id)
+
+    @contextmanager
+    def reading(self) -> Iterator[View]:
+        """A consistent view. Keep it short: LMDB cannot reuse pages meanwhile."""
+        with _lmdb_errors():
+            transaction = self._shared.current().begin()
+            try:
+                yield View(transaction, self._shared.tables)
+            finally:
+                transaction.abort()
+
+    def apply(self, since: Cursor, frames: Sequence[JournalFrame], packs: PackRows) -> None:
+        """Follow the journal over `frames`, which come right after `since`, in one transaction: **W5**.
+
+        Does nothing where the index is not at `since` any more: someone else has followed.
+        """
+        with _lmdb_errors(), self._shared.current().begin(write=True) as transaction:
+            writer = _Writer(transaction, self._shared.tables)
+            if writer.cursor(self._id) == since:
+                writer.follow_all(frames, packs, self._id)
+
+    def rebuild(self, frames: Sequence[JournalFrame], packs: PackRows) -> None:
+        """Empty the index and follow `frames`, the first of which is a snapshot, in one transaction."""
+        with _lmdb_errors(), self._shared.current().begin(write=True) as transaction:
+            for table in self._shared.tables.values():
+                transaction.drop(table, delete=False)
+            _Writer(transaction, self._shared.tables).follow_all(frames, packs, self._id)
+
+
+class View:
+    """The index as it was at one moment."""
+
+    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, lmdb._Database]) -> None:
+        self._transaction = transaction
+        self._tables = tables
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value of a row, or None. Raises `IndexDamaged`."""
+        stored = self._transaction.get(key, db=self._tables[table])
+        return None if stored is None else _opened(table, key, bytes(stored))
+
+    def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """All rows of a table in order of key."""
+        for key, stored in self._transaction.cursor(db=self._tables[table]):
+            yield bytes(key), _opened(table, bytes(key), bytes(stored))
+
+    def cursor(self, repository_id: bytes) -> Cursor | None:
+        """How far the journal of that repository was followed."""
+        value = self.get("meta", _CURSOR_KEY)
+        if value is None or self.get("meta", _REPOSITORY_KEY) != repository_id:
+            return None
+        segment, offset, seq, hash = _CURSOR.unpack(value)
+        return Cursor(segment, offset, seq, hash)
+
+    def locate(self, id: bytes) -> Location | None:
+        """Where object `id` lies, or None."""
+        value = self.get("frames", id)
+        return None if value is None else _location(id, value)
+
+    def locations(self) -> Iterator[Location]:
+        """Every object's place."""
+        for id, value in self.rows("frames"):
+            yield _location(id, value)
+
+    def ref(self, name: str) -> Target:
+        """Where a ref points; None where it is not there."""
+        value = self.get("refs", name.encode())
+        return None if value is None else _TARGET.decode(value)
+
+    def refs(self) -> dict[str, Target]:
+        """All refs by name."""
+        return {name.decode(): _TARGET.decode(value) for name, value in self.rows("refs")}
+
+    def commit(self, id: bytes) -> bytes | None:
+        """The canonical bytes of a commit, or None."""
+        return self.get("commits", id)
+
+    def commits_beginning(self, prefix: str) -> list[bytes]:
+        """Ids of the commits whose hexadecimal form begins with `prefix`."""
+        found = []
+        cursor = self._transaction.cursor(db=self._tables["commits"])
+        if cursor.set_range(bytes.fromhex(prefix[: len(prefix) // 2 * 2])):
+            for key in cursor.iternext(values=False):
+                if not bytes(key).hex().startswith(prefix):
+                    if bytes(key).hex() > prefix:
+                        break
+                    continue
+                found.append(bytes(key))
+        return found
+
+    def packs(self) -> list[PackEntry]:
+        """All packs in the order they came."""
+        found = [(_PACK.unpack(value), name) for name, value in self.rows("packs")]
+        return [PackEntry(name, digest, size) for (_, digest, size), name in sorted(found)]
+
+    def snapshot(self) -> Snapshot:
+        """What a new journal segment begins with."""
+        return Snapshot(tuple(self.packs()), tuple(Ref(name, target) for name, target in sorted(self.refs().items())))
+
+    def copies(self) -> list[bytes]:
+        """The journal frames of the newest segment as they were applied, for mending."""
+        return [value for _, value in self.rows("journal")]
+
+
+class _Writer(View):
+    """Follows journal frames inside one write transaction."""
+
+    def follow_all(self, frames: Sequence[JournalFrame], packs: PackRows, repository_id: bytes) -> None:
+        for frame in frames:
+            self._follow(frame, packs)
+        self.put("meta", _REPOSITORY_KEY, repository_id)
+        self.put("meta", _CURSOR_KEY, _CURSOR.pack(*frames[-1].end))
+
+    def _follow(self, frame: JournalFrame, packs: PackRows) -> None:
+        content = frame.content
+        if isinstance(content, Snapshot):
+            self._transaction.drop(self._tables["journal"], delete=False)
+            known = {entry.name for entry in self.packs()}
+            self._add_packs([entry for entry in content.packs if entry.name not in known], packs)
+            self._set_refs(content.refs)
+        else:
+            self._add_packs(content.packs, packs)
+            self._move_refs(content)
+        self.put("journal", _SEQ.pack(frame.end.seq), frame.raw)
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, value + checksum(table.encode(), key, value), db=self._tables[table])
+
+    def _add_packs(self, entries: Sequence[PackEntry], packs: PackRows) -> None:
+        for entry in entries:
+            order = int.from_bytes(self.get("meta", _PACK_COUNT) or b"", "big")
+            self.put("packs", entry.name, _PACK.pack(order, entry.digest, entry.size_bytes))
+            self.put("meta", _PACK_COUNT, (order + 1).to_bytes(8, "big"))
+            new = packs(entry)
+            if new is None:
+                continue
+            for frame, offset in new.rows:
+                if self.get("frames", frame.id) is None:
+                    self.put("frames", frame.id, _value(entry.name, offset, frame))
+            for id, data in new.commits.items():
+                self.put("commits", id, data)
+
+    def _set_refs(self, refs: Sequence[Ref]) -> None:
+        names = {ref.name for ref in refs}
+        for name in [name for name in self.refs() if name not in names]:
+            self._transaction.delete(name.encode(), db=self._tables["refs"])
+        for ref in refs:
+            self._set_ref(ref.name, ref.target)
+
+    def _move_refs(self, record: Record) -> None:
+        for move in record.refs:
+            self._set_ref(move.name, move.new)
+
+    def _set_ref(self, name: str, target: Target) -> None:
+        if target is None:
+            self._transaction.delete(name.encode(), db=self._tables["refs"])
+        else:
+            self.put("refs", name.encode(), msgspec.msgpack.encode(target))
+
+
+def _value(pack: bytes, offset: int, frame: Frame) -> bytes:
+    value = _VALUE.pack(
+        pack, offset, frame.raw_length, frame.stored_length, frame.version, frame.kind, frame.codec, frame.width
+    )
+    return value + frame.base if frame.base != NO_ID else value
+
+
+def _location(id: bytes, value: bytes) -> Location:
+    pack, offset, raw_length, stored_length, version, kind, codec, width = _VALUE.unpack_from(value)
+    base = value[_VALUE.size :] or NO_ID
+    return Location(pack, offset, Frame(Kind(kind), codec, width, id, raw_length, stored_length, base, version))
+
+
+def _opened(table: str, key: bytes, stored: bytes) -> bytes:
+    value = stored[:-CHECKSUM_SIZE]
+    if checksum(table.encode(), key, value) != stored[-CHECKSUM_SIZE:]:
+        raise IndexDamaged(f"the index row {table}/{key.hex()[:16]} is damaged")
+    return value
+
+
+@contextmanager
+def _lmdb_errors() -> Iterator[None]:
+    try:
+        yield
+    except lmdb.MapFullError as error:
+        raise StoreFull(f"the index has reached its {MAP_SIZE >> 30} GiB", hint="run `ckstore gc`") from error
+    except lmdb.DiskError as error:
+        raise StoreFull(f"cannot write the index: {error}", hint="free some space, then try again") from error
+    except lmdb.Error as error:
+        raise IndexDamaged(f"the index cannot be used: {error}") from error
+
+
+def moves_refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:
+    """The first of `moves` whose ref is not at its `old` any more, or None."""
+    for move in moves:
+        if view.ref(move.name) != move.old:
+            return move
+    return None

@@ -1,0 +1,86 @@
+"""Where things lie in a repository's folder, and what its `format` file says."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckstore import durable
+from ckstore.errors import Format, Integrity, NoRepository
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FOLDER = ".ckstore"
+FORMAT = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths inside one repository; `root` is the `.ckstore` folder."""
+
+    root: Path
+
+    @property
+    def format(self) -> Path:
+        return self.root / "format"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index"
+
+    def pack(self, name: bytes) -> Path:
+        return self.packs / f"{name.hex()}.pack"
+
+
+def write_format(layout: Layout, repository_id: str) -> None:
+    """Write the `format` file, which never changes afterwards."""
+    durable.put(layout.format, f'format = {FORMAT}\nid = "{repository_id}"\n'.encode())
+
+
+def read_format(layout: Layout) -> str:
+    """The repository's id. Raises `NoRepository`, `Integrity`, or `Format` for one of another version."""
+    try:
+        text = layout.format.read_bytes()
+    except FileNotFoundError:
+        raise NoRepository(
+            f"{layout.root} is no ckstore repository", hint="`ckstore init` makes one; -C names another folder"
+        ) from None
+    try:
+        said = tomllib.loads(text.decode())
+        version, repository_id = said["format"], said["id"]
+        good = isinstance(version, int) and isinstance(repository_id, str) and len(bytes.fromhex(repository_id)) == 16
+    except (ValueError, KeyError, RecursionError) as error:
+        raise Integrity(f"{layout.format} is damaged: {error}", hint="restore it from a backup") from error
+    if not good:
+        raise Integrity(f"{layout.format} is damaged", hint="restore it from a backup")
+    if version != FORMAT:
+        raise Format(f"{layout.root} has format {version}; this ckstore reads {FORMAT}", hint="use a newer ckstore")
+    return str(repository_id)
+
+
+def new_id() -> str:
+    """A fresh repository id."""
+    return os.urandom(16).hex()

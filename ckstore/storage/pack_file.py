@@ -1,0 +1,78 @@
+"""Pack files of this disk: opened once, read at an offset by any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckstore.storage.layout import Layout
+
+_OPEN_AT_ONCE = 64
+
+
+class PackFile:
+    """One pack file, a `Source`. Its descriptor closes when nobody refers to it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self._descriptor).st_size
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end of the file."""
+        length = max(0, min(length, self.size_bytes - offset))
+        data = os.pread(self._descriptor, length, offset)
+        while len(data) < length:
+            more = os.pread(self._descriptor, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def read_into(self, offset: int, *targets: bytearray | memoryview) -> int:
+        """Fill `targets` one after another from `offset`; the number of bytes read, short only at the end."""
+        views = [memoryview(target) for target in targets]
+        done = 0
+        while views:
+            count = os.preadv(self._descriptor, views, offset + done)
+            if not count:
+                break
+            done += count
+            while views and count >= views[0].nbytes:
+                count -= views.pop(0).nbytes
+            if count:
+                views[0] = views[0][count:]
+        return done
+
+
+class PackFiles:
+    """The open packs of a repository, the least recently used closed first."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._open: OrderedDict[bytes, PackFile] = OrderedDict()
+        self._pid = os.getpid()
+
+    def get(self, name: bytes) -> PackFile:
+        """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone."""
+        if os.getpid() != self._pid:
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        with self._lock:
+            pack = self._open.pop(name, None) or PackFile(self._layout.pack(name))
+            self._open[name] = pack
+            if len(self._open) > _OPEN_AT_ONCE:
+                self._open.popitem(last=False)
+            return pack
+
+    def forget(self, name: bytes) -> None:
+        """Open `name` anew next time."""
+        with self._lock:
+            self._open.pop(name, None)

@@ -1,0 +1,133 @@
+"""Puts frames into packs under `tmp/`: one stream a component, rolled at PACK_SIZE (**W1**, **W2**).
+
+A stream opens a file of its own once it holds SMALL bytes; what is left of the small ones at the end shares a
+pack, so that a commit of ten small components does not make ten files. Trees and commits are a stream apart
+that is never mixed with data.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from ckstore import durable
+from ckstore.digest import NO_ID, Kind
+from ckstore.pack.format import NAME_SIZE, Frame
+from ckstore.pack.writer import PackWriter, Sealed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckstore.codec.encoded import Encoded
+
+PACK_SIZE = 256 << 20
+SMALL = 1 << 20
+META = ""
+"""The stream of trees and commits; component names are never empty."""
+
+_Pending = tuple[Frame, bytes | memoryview]
+
+
+class Packer:
+    """The packs of one save, in `folder`. `add` may be called by many threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._streams: dict[str, _Stream] = {}
+        self._sealed: list[Sealed] = []
+        self._finished: list[_OpenPack] = []
+
+    def add(self, stream: str, kind: Kind, id: bytes, raw_length: int, encoded: Encoded) -> None:
+        """Append one object to a stream."""
+        stored = memoryview(encoded.payload).nbytes
+        frame = Frame(kind, encoded.codec, encoded.width, id, raw_length, stored, NO_ID, 0)
+        with self._lock:
+            target = self._streams.get(stream)
+            if target is None:
+                target = self._streams[stream] = _Stream(self._open)
+        target.add(frame, encoded.payload, self._full)
+
+    def finish(self) -> list[Sealed]:
+        """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
+        left: list[_Pending] = []
+        for name, stream in sorted(self._streams.items()):
+            if name == META or stream.pack is not None:
+                if stream.pending:
+                    stream.flush()
+                if stream.pack is not None:
+                    self._finished.append(stream.pack)
+            else:
+                left += stream.pending
+        self._streams.clear()
+        if left:
+            shared = self._open()
+            for frame, payload in left:
+                shared.writer.add(frame, payload)
+            self._finished.append(shared)
+        while self._finished:
+            pack = self._finished.pop()
+            try:
+                self._sealed.append(pack.writer.finish())
+                pack.file.sync()
+            finally:
+                pack.file.close()
+        return self._sealed
+
+    def part(self, name: bytes) -> Path:
+        """Where pack `name` lies until it is published."""
+        return self._folder / f"{name.hex()}.part"
+
+    def discard(self) -> None:
+        """Close what is open; the files stay for whoever removes the folder."""
+        for pack in [stream.pack for stream in self._streams.values() if stream.pack] + self._finished:
+            pack.file.close()
+        self._streams.clear()
+        self._finished.clear()
+
+    def _open(self) -> _OpenPack:
+        name = os.urandom(NAME_SIZE)
+        return _OpenPack(durable.create(self.part(name)), name)
+
+    def _full(self, pack: _OpenPack) -> None:
+        with self._lock:
+            self._finished.append(pack)
+
+
+class _OpenPack:
+    def __init__(self, file: durable.DurableFile, name: bytes) -> None:
+        self.file = file
+        self.writer = PackWriter(file, name)
+
+
+class _Stream:
+    """One component's frames on their way into packs."""
+
+    def __init__(self, open_pack: Callable[[], _OpenPack]) -> None:
+        self.pack: _OpenPack | None = None
+        self.pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self._open = open_pack
+        self._lock = threading.Lock()
+
+    def add(self, frame: Frame, payload: bytes | memoryview, full: Callable[[_OpenPack], None]) -> None:
+        with self._lock:
+            self.pending.append((frame, payload))
+            self._pending_bytes += frame.stored_length
+            if self.pack is not None or self._pending_bytes >= SMALL:
+                pack = self.flush()
+                if pack.writer.size_bytes >= PACK_SIZE:
+                    self.pack = None
+                    full(pack)
+
+    def flush(self) -> _OpenPack:
+        """Write what is pending into the stream's own pack."""
+        if self.pack is None:
+            self.pack = self._open()
+        for frame, payload in self.pending:
+            self.pack.writer.add(frame, payload)
+        self.pending.clear()
+        self._pending_bytes = 0
+        return self.pack

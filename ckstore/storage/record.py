@@ -1,0 +1,58 @@
+"""What the journal says: records of packs and ref moves, and the snapshot that begins a segment."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Symbolic(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Another ref, by name; only HEAD points so."""
+
+    name: str
+
+
+Target = bytes | Symbolic | None
+"""Where a ref points: a commit id, another ref, or nothing."""
+
+HEAD = "HEAD"
+HEADS = "heads/"
+TAGS = "tags/"
+
+
+class PackEntry(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A pack that exists: name, digest, size."""
+
+    name: bytes
+    digest: bytes
+    size_bytes: int
+
+
+class RefMove(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Ref `name` goes from `old` to `new`; None means it is not there."""
+
+    name: str
+    old: Target
+    new: Target
+
+
+class Record(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+    """One step of the repository's history. `reason` says in a word what did it."""
+
+    time_ns: int
+    reason: str
+    packs: tuple[PackEntry, ...] = ()
+    refs: tuple[RefMove, ...] = ()
+
+
+class Ref(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A ref and where it points."""
+
+    name: str
+    target: Target
+
+
+class Snapshot(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
+    """Everything the records so far amount to: packs in the order they came, refs by name."""
+
+    packs: tuple[PackEntry, ...]
+    refs: tuple[Ref, ...]

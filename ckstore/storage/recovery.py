@@ -1,0 +1,112 @@
+"""Keeps the index in step with the journal, and mends whichever of the two fell behind.
+
+Everything here runs under the repository lock, unless the repository is read-only and the index a private one.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from ckstore.errors import CkstoreWarning, Format, Integrity
+from ckstore.storage.index import IndexDamaged
+from ckstore.storage.journal import Cursor, Diverged, Journal, JournalFrame, first_frame
+from ckstore.storage.record import Record
+
+if TYPE_CHECKING:
+    from ckstore.storage.index import Index, PackRows
+    from ckstore.storage.layout import Layout
+
+
+class Recovery:
+    """Follows the journal for one index."""
+
+    def __init__(self, layout: Layout, journal: Journal, index: Index, rows: PackRows, *, may_write: bool) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._index = index
+        self._rows = rows
+        self._may_write = may_write
+
+    def catch_up(self) -> None:
+        """Bring the index to the journal's end; set a torn tail aside and cut it. Raises `Integrity`."""
+        try:
+            cursor = self._index.cursor()
+        except IndexDamaged:
+            cursor = None
+        if cursor is None:
+            self.rebuild()
+        elif self._journal.moved(cursor):
+            try:
+                self._follow(cursor)
+            except Diverged:
+                self._reconcile(cursor)
+
+    def rebuild(self) -> None:
+        """Make the index anew from journal and packs."""
+        snapshot = self._journal.newest_snapshot()
+        try:
+            tail = self._journal.read(snapshot.end)
+        except Diverged as error:
+            raise Integrity("the journal changed while it was read", hint="try again") from error
+        frames = [snapshot, *tail.frames]
+        self._settle(frames)
+        self._index.rebuild(frames, self._rows)
+        self._cut(frames[-1].end, tail.torn_bytes)
+
+    def _follow(self, cursor: Cursor) -> None:
+        tail = self._journal.read(cursor)
+        if tail.frames:
+            self._settle(tail.frames)
+            self._index.apply(cursor, tail.frames, self._rows)
+            cursor = tail.frames[-1].end
+        self._cut(cursor, tail.torn_bytes)
+
+    def _settle(self, frames: list[JournalFrame]) -> None:
+        """Nothing enters the index that could still vanish from the journal."""
+        if self._may_write:
+            self._journal.settle(frames[-1].end.segment)
+
+    def _cut(self, cursor: Cursor, torn_bytes: int) -> None:
+        if torn_bytes and self._may_write:
+            name = f"journal-{cursor.segment:08x}-{cursor.offset}-{time.time_ns()}"
+            self._journal.cut(cursor, self._layout.quarantine / name)
+
+    def _reconcile(self, cursor: Cursor) -> None:
+        """The index is not on the journal's chain: mend a damaged journal from its copies, else rebuild the index."""
+        if not (self._may_write and self._journal_lost_records(cursor)):
+            self.rebuild()
+            return
+        warnings.warn(
+            f"{self._journal.path(cursor.segment)} was damaged and has been mended from the index", CkstoreWarning, 2
+        )
+        with self._index.reading() as view:
+            snapshot = view.snapshot()
+        frame = self._journal.begin(cursor.segment + 1, snapshot, cursor.seq, cursor.hash)
+        self._index.apply(cursor, [frame], self._rows)
+
+    def _journal_lost_records(self, cursor: Cursor) -> bool:
+        """Whether the newest segment is, up to damage, the one the index followed, and what it lost is all there."""
+        if self._journal.segments()[-1:] != [cursor.segment]:
+            return False
+        data = self._journal.path(cursor.segment).read_bytes()
+        with self._index.reading() as view:
+            copies = view.copies()
+        position = 0
+        while copies and data.startswith(copies[0], position):
+            position += len(copies.pop(0))
+        if not copies or not position:
+            return False
+        try:
+            if first_frame(data[position:]) is not None:
+                return False  # a sound record that is not ours: another history, which is the truth
+        except (Integrity, Format):
+            pass
+        lost = [first_frame(copy) for copy in copies]
+        return all(
+            self._layout.pack(entry.name).exists()
+            for frame in lost
+            if frame is not None and isinstance(frame.content, Record)
+            for entry in frame.content.packs
+        )

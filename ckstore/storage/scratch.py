@@ -1,0 +1,70 @@
+"""`tmp/`: a folder for each save under way, owned through a lock that dies with its process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckstore import durable
+from ckstore.errors import CkstoreError
+from ckstore.lock import FileLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ckstore.storage.layout import Layout
+
+_OWNER = "owner"
+
+
+class Scratch:
+    """The folders under `tmp/` and the packs that a dead save left behind.
+
+    `lock` is the repository's; `named_packs` the names that the journal's records hold, asked for under it.
+    """
+
+    def __init__(self, layout: Layout, lock: FileLock, named_packs: Callable[[], set[str]]) -> None:
+        self._layout = layout
+        self._lock = lock
+        self._named_packs = named_packs
+
+    def open(self, folder: Path) -> FileLock:
+        """Make `folder` and own it; what dead saves left is removed first."""
+        with self._lock.held():
+            self._sweep()
+            durable.make_folder(folder)
+            owner = FileLock(folder / _OWNER)
+            owner.try_acquire()
+        return owner
+
+    def close(self, folder: Path, owner: FileLock, *, failed: bool) -> None:
+        """Give `folder` up. After a failure it stays, empty, so that the next save looks for stray packs."""
+        try:
+            for path in sorted(folder.iterdir()):
+                if not (failed and path.name == _OWNER):
+                    durable.unlink(path)
+            if not failed:
+                durable.remove_folder(folder)
+        except (OSError, CkstoreError):
+            # The next save sweeps it; the save's own outcome is what the caller must hear.
+            return
+        finally:
+            owner.release()
+
+    def _sweep(self) -> None:
+        dead = []
+        for folder in self._layout.tmp.iterdir():
+            owner = FileLock(folder / _OWNER)
+            if owner.try_acquire():
+                owner.release()
+                dead.append(folder)
+        if not dead:
+            return
+        named = self._named_packs()
+        for path in self._layout.packs.iterdir():
+            if path.name not in named:
+                durable.unlink(path)
+        for folder in dead:
+            for path in folder.iterdir():
+                durable.unlink(path)
+            durable.remove_folder(folder)

@@ -1,0 +1,207 @@
+"""The local store: journal, index and packs of one repository, wired together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ckstore import durable
+from ckstore.digest import Kind
+from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, SaveFailed
+from ckstore.lock import FileLock
+from ckstore.pack.reader import read_sealed, scan
+from ckstore.storage.filesystem import mount_of
+from ckstore.storage.index import Index, IndexDamaged, Location, NewPack
+from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Journal
+from ckstore.storage.layout import FOLDER, Layout, new_id, read_format, write_format
+from ckstore.storage.object_store import ObjectStore
+from ckstore.storage.pack_file import PackFiles
+from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
+from ckstore.storage.recovery import Recovery
+from ckstore.storage.scratch import Scratch
+from ckstore.storage.transaction import Transaction
+from ckstore.storage.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ckstore.pack.format import Row
+    from ckstore.storage.record import PackEntry, Record
+
+
+def create(folder: Path, branch: str) -> Layout:
+    """Make an empty repository in `folder`, HEAD at the unborn `branch`; whole or not at all.
+
+    Where one is there already, that one is returned.
+    """
+    layout = Layout(folder / FOLDER)
+    if layout.format.exists():
+        return layout
+    part = Layout(folder / f"{FOLDER}.{os.urandom(8).hex()}.part")
+    for path in (part.packs, part.journal, part.tmp, part.quarantine):
+        durable.make_folder(path)
+    write_format(part, new_id())
+    segment, seq, previous = FIRST
+    Journal(part.journal).begin(segment, Snapshot((), (Ref(HEAD, Symbolic(branch)),)), seq, previous)
+    durable.sync_folder(part.root)
+    try:
+        durable.rename(part.root, layout.root)
+    except SaveFailed:
+        # Another process made it first: a folder cannot be renamed onto one that is not empty.
+        shutil.rmtree(part.root)
+        if not layout.format.exists():
+            raise
+    durable.sync_folder(folder)
+    return layout
+
+
+class Store:
+    """An open repository's disk side.
+
+    `cache` is the folder for indexes that must not lie in the repository: those of network mounts and of
+    read-only repositories, and all where `index_in_cache` is set.
+    """
+
+    def __init__(
+        self, layout: Layout, cache: Path, *, index_in_cache: bool = False, threads: int | None = None
+    ) -> None:
+        self.layout = layout
+        self.id = read_format(layout)
+        self.may_write = os.access(layout.root, os.W_OK)
+        mount = mount_of(layout.root)
+        mount.check_locks()
+        self.lock = FileLock(layout.lock)
+        self.journal = Journal(layout.journal)
+        in_cache = index_in_cache or mount.is_network or not self.may_write
+        self.index = self._open_index(cache / self.id if in_cache else layout.index)
+        self.workers = Workers(threads)
+        self.packs = PackFiles(layout)
+        self.objects = ObjectStore(self.index, self.packs, self.workers, self.refresh, self.rebuild_index)
+        self.scratch = Scratch(layout, self.lock, self._named_packs)
+        self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
+        self._abandoned = -1
+        self.refresh()
+
+    def close(self) -> None:
+        """End the threads and let go of the index."""
+        self.workers.close()
+        self.index.close()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the repository lock. Raises `Locked` after a minute, `SaveFailed` where nothing may be written."""
+        if not self.may_write:
+            raise SaveFailed(f"{self.layout.root} is read-only", hint="check its permissions and its mount")
+        with self.lock.held():
+            yield
+
+    def refresh(self) -> bool:
+        """Follow the journal if it may have moved; whether it was looked at. Raises `Integrity`."""
+        try:
+            cursor = self.index.cursor()
+        except IndexDamaged:
+            cursor = None
+        if cursor is not None and not self.journal.moved(cursor):
+            return False
+        if self.may_write:
+            with self.locked():
+                self._recovery.catch_up()
+        else:
+            self._recovery.catch_up()
+        return True
+
+    def catch_up(self) -> None:
+        """`refresh` for who holds the lock."""
+        self._recovery.catch_up()
+
+    def rebuild_index(self) -> None:
+        """Make the index anew from journal and packs."""
+        if self.may_write:
+            with self.locked():
+                self._recovery.rebuild()
+        else:
+            self._recovery.rebuild()
+
+    def transaction(self) -> Transaction:
+        """A save, to be used as a context manager."""
+        return Transaction(self)
+
+    def record(self, record: Record, packs: Sequence[NewPack]) -> None:
+        """Append `record` (**W4**) and apply it (**W5**). The lock is held and the index caught up.
+
+        Once the record is durable a failing index is a warning: the next open follows the journal again.
+        """
+        cursor = self._cursor()
+        if cursor.segment == self._abandoned or self._is_long(cursor):
+            cursor = self._begin_segment(cursor)
+        try:
+            frame = self.journal.append(cursor, record)
+        except CkstoreError:
+            self._abandon(cursor)
+            raise
+        new = {pack.entry.name: pack for pack in packs}
+        try:
+            self.index.apply(cursor, [frame], lambda entry: new[entry.name])
+        except CkstoreError as error:
+            warnings.warn(f"saved, but the index could not follow yet: {error}", CkstoreWarning, 3)
+
+    def pack_rows(self, entry: PackEntry) -> NewPack | None:
+        """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone."""
+        try:
+            source = self.packs.get(entry.name)
+            try:
+                sealed = read_sealed(source)
+                rows: Sequence[Row] = sealed.rows if (sealed.name, sealed.digest) == (entry.name, entry.digest) else ()
+            except Format:
+                rows = sorted(scan(source), key=lambda row: (row.frame.id, row.offset))
+            commits = {}
+            for frame, offset in rows:
+                if frame.kind is Kind.COMMIT:
+                    commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
+        except (OSError, Format, Integrity) as error:
+            warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
+            return None
+        return NewPack(entry, rows, commits)
+
+    def _open_index(self, folder: Path) -> Index:
+        try:
+            return Index(folder, self.id)
+        except IndexDamaged:
+            # Only a cache: what cannot even be opened is made anew.
+            shutil.rmtree(folder, ignore_errors=True)
+            return Index(folder, self.id)
+
+    def _cursor(self) -> Cursor:
+        cursor = self.index.cursor()
+        if cursor is None:
+            raise Integrity("the index is empty", hint="open the repository again")
+        return cursor
+
+    def _is_long(self, cursor: Cursor) -> bool:
+        if cursor.offset < ROTATE_SIZE:
+            return False
+        return cursor.offset > 4 * self.journal.newest_snapshot().end.offset
+
+    def _begin_segment(self, cursor: Cursor) -> Cursor:
+        with self.index.reading() as view:
+            snapshot = view.snapshot()
+        frame = self.journal.begin(cursor.segment + 1, snapshot, cursor.seq, cursor.hash)
+        self.index.apply(cursor, [frame], self.pack_rows)
+        return frame.end
+
+    def _abandon(self, cursor: Cursor) -> None:
+        """After a failed append the segment is not to be synced again: a new one begins, now or at the next save."""
+        self._abandoned = cursor.segment
+        try:
+            self._begin_segment(cursor)
+        except CkstoreError as error:
+            warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
+
+    def _named_packs(self) -> set[str]:
+        self.catch_up()
+        with self.index.reading() as view:
+            return {self.layout.pack(entry.name).name for entry in view.packs()}

@@ -1,0 +1,158 @@
+"""One save, from the first chunk to the acknowledgement: invariants W1 to W5.
+
+W1  packs are written under tmp/, one writer a pack
+W2  sealed and fdatasync'ed, still under tmp/
+W3  under the repository lock: follow the journal, check that the refs did not move, that every
+    deduplicated object is still there; rename into packs/, fsync both folders
+W4  ONE journal record, fdatasync: the commit point
+W5  apply it to the index in one transaction, unlock, acknowledge
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckstore import durable
+from ckstore.codec.choice import Coder
+from ckstore.digest import Kind, object_id
+from ckstore.errors import Conflict
+from ckstore.storage.index import NewPack, moves_refused
+from ckstore.storage.packer import META, Packer
+from ckstore.storage.record import PackEntry, Record, RefMove
+from ckstore.storage.workers import PerThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from ckstore.pack.writer import Sealed
+    from ckstore.storage.store import Store
+
+
+class Piece(NamedTuple):
+    """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream."""
+
+    load: Callable[[], memoryview]
+    stream: str
+
+
+class Written(NamedTuple):
+    """What a save added: bytes of new packs and how many chunks were new or known."""
+
+    pack_bytes: int
+    new_objects: int
+    known_objects: int
+
+
+class Transaction:
+    """A save under way; a context manager. Nothing it did can be seen before `publish` returns.
+
+    `put` may be called by many threads.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.layout.tmp / os.urandom(8).hex()
+        self._lock = threading.Lock()
+        self._new: set[bytes] = set()
+        self._known: dict[bytes, tuple[Kind, Piece]] = {}
+        self._commits: dict[bytes, bytes] = {}
+        self._coders = PerThread()
+        cursor = store.index.cursor()
+        self._seen_seq = cursor.seq if cursor else -1
+
+    def __enter__(self) -> Self:
+        self._owner = self._store.scratch.open(self._folder)
+        self._packer = Packer(self._folder)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._packer.discard()
+        self._store.scratch.close(self._folder, self._owner, failed=error is not None)
+
+    def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
+        """Store objects that are not there yet; their ids. All raw bytes are held at once: pass a few MiB at a time."""
+        raws = [piece.load() for piece in pieces]
+        ids = [object_id(kind, raw) for raw in raws]
+        with self._lock:
+            asked = {id for id in ids if id not in self._new and id not in self._known}
+        known = self._store.objects.known(asked)
+        for id, raw, piece in zip(ids, raws, pieces, strict=True):
+            with self._lock:
+                if id in self._new or id in self._known:
+                    continue
+                if id in known:
+                    self._known[id] = (kind, piece)
+                    continue
+                self._new.add(id)
+            self._encode(kind, id, raw, piece.stream)
+        return ids
+
+    def put_meta(self, kind: Kind, data: bytes) -> bytes:
+        """Store a tree, page or commit; its id."""
+        view = memoryview(data)
+        (id,) = self.put(kind, [Piece(lambda: view, META)])
+        if kind is Kind.COMMIT:
+            self._commits[id] = data
+        return id
+
+    def publish(self, reason: str, time_ns: int, moves: Sequence[RefMove]) -> Written:
+        """Make it all visible and durable, and move the refs: W2 to W5.
+
+        Raises `Conflict` where a ref is not at its `old` any more; the packs are then recorded alone, so that a
+        retry finds their objects.
+        """
+        store = self._store
+        while True:
+            packs = self._packer.finish()
+            with store.locked():
+                store.catch_up()
+                gone = self._vanished()
+                if not gone:
+                    written = self._publish_locked(packs, Record(time_ns, reason, refs=tuple(moves)))
+                    break
+            for id in gone:
+                kind, piece = self._known.pop(id)
+                self._new.add(id)
+                self._encode(kind, id, piece.load(), piece.stream)
+        return written
+
+    def _publish_locked(self, packs: list[Sealed], record: Record) -> Written:
+        store = self._store
+        with store.index.reading() as view:
+            refused = moves_refused(view, record.refs)
+        for pack in packs:
+            durable.rename(self._packer.part(pack.name), store.layout.pack(pack.name))
+        if packs:
+            durable.sync_folder(store.layout.packs)
+            durable.sync_folder(self._folder)
+        entries = tuple(PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs)
+        record = Record(record.time_ns, record.reason, entries, () if refused else record.refs)
+        if record.packs or record.refs:
+            store.record(record, [self._new_pack(pack, entry) for pack, entry in zip(packs, entries, strict=True)])
+        if refused:
+            raise Conflict(
+                f"{refused.name} was moved by another writer",
+                why="what this save wrote is kept, so that a retry is cheap",
+                hint="read the branch's new tip, then commit again",
+            )
+        return Written(sum(entry.size_bytes for entry in entries), len(self._new), len(self._known))
+
+    def _new_pack(self, pack: Sealed, entry: PackEntry) -> NewPack:
+        commits = {f.id: self._commits[f.id] for f, _ in pack.rows if f.kind is Kind.COMMIT}
+        return NewPack(entry, pack.rows, commits)
+
+    def _vanished(self) -> list[bytes]:
+        """Deduplicated objects that were dropped since they were looked up (**W3**)."""
+        cursor = self._store.index.cursor()
+        if cursor is not None and cursor.seq == self._seen_seq:
+            return []
+        with self._store.index.reading() as view:
+            return [id for id in self._known if view.get("frames", id) is None]
+
+    def _encode(self, kind: Kind, id: bytes, raw: memoryview, stream: str) -> None:
+        encoded = self._coders.get(Coder).encode(raw)
+        self._packer.add(stream, kind, id, raw.nbytes, encoded)

@@ -1,0 +1,74 @@
+"""A small pool of threads for work that releases the GIL: hashing, compressing, reading and writing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+T = TypeVar("T")
+_MOST = 8
+_AHEAD = 2
+
+
+class Workers:
+    """`count` threads, started at first use, and started anew in a forked child."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or min(_MOST, os.cpu_count() or 1)
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+
+    def map(self, work: Callable[[T], None], items: Iterable[T]) -> None:
+        """Do `work` on every item, a few ahead of the threads at most. The first error is raised once all have stopped.
+
+        Must not be called from inside `work`.
+        """
+        if self.count == 1:
+            for item in items:
+                work(item)
+            return
+        pool = self._threads()
+        pending: set[Future[None]] = set()
+        try:
+            for item in items:
+                pending.add(pool.submit(work, item))
+                if len(pending) >= self.count * _AHEAD:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+            wait(pending)
+
+    def close(self) -> None:
+        """End the threads; the next `map` starts new ones."""
+        if self._pool is not None and self._pid == os.getpid():
+            self._pool.shutdown()
+        self._pool = None
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._pid != os.getpid():
+            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="ckstore")
+            self._pid = os.getpid()
+        return self._pool
+
+
+class PerThread(threading.local):
+    """Scratch that each thread keeps to itself: `get(make)` makes it at the thread's first use."""
+
+    def get(self, make: Callable[[], T]) -> T:
+        found = self.__dict__.get("value")
+        if found is None:
+            found = self.__dict__["value"] = make()
+        value: T = found
+        return value

@@ -1,0 +1,1 @@
+"""The edge to PyTorch: states to drafts, trees to states. Nothing below this package knows torch."""

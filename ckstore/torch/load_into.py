@@ -1,0 +1,103 @@
+"""States into live objects: everything is checked before the first of them is touched."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ckstore.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Dotted paths that the target wanted and the commit lacks, and the other way round."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def check(targets: Mapping[str, object], states: Mapping[str, object], *, strict: bool) -> LoadReport:
+    """What would not be loaded. Raises `InvalidInput`: for it where `strict`, and always for what cannot fit."""
+    missing: list[str] = []
+    unexpected: list[str] = []
+    misfits: list[str] = []
+    for name, target in targets.items():
+        if not (hasattr(target, "load_state_dict") and hasattr(target, "state_dict")):
+            raise InvalidInput(
+                f"into={name!r} is a {type(target).__qualname__}, which has no load_state_dict",
+                hint="pass a module, an optimizer, a scheduler or the like; or load() and assign it yourself",
+            )
+        state = states[name]
+        if isinstance(target, torch.nn.Module):
+            _check_module(name, target, state, missing, unexpected, misfits)
+        elif isinstance(target, torch.optim.Optimizer):
+            _check_optimizer(name, target, state, misfits)
+    if misfits:
+        raise InvalidInput("the commit does not fit: " + "; ".join(misfits[:5]), why=_more(misfits))
+    if strict and (missing or unexpected):
+        told = [f"missing {path}" for path in missing] + [f"unexpected {path}" for path in unexpected]
+        raise InvalidInput(
+            "the commit and the target have different keys: " + ", ".join(told[:8]),
+            why=_more(told, 8),
+            hint="strict=False loads what both have and reports the rest",
+        )
+    return LoadReport(tuple(missing), tuple(unexpected))
+
+
+def put(targets: Mapping[str, Any], states: Mapping[str, Any], *, strict: bool) -> None:
+    """Hand every state to its target. `check` has passed."""
+    for name, target in targets.items():
+        state = states[name]
+        if isinstance(target, torch.nn.Module):
+            target.load_state_dict(state, strict=strict)
+        elif isinstance(target, torch.optim.Optimizer):
+            _put_optimizer(target, state)
+        else:
+            target.load_state_dict(state)
+
+
+def _check_module(
+    name: str, module: torch.nn.Module, state: object, missing: list[str], unexpected: list[str], misfits: list[str]
+) -> None:
+    if not isinstance(state, dict):
+        misfits.append(f"{name} is a {type(state).__qualname__}, not a state dict")
+        return
+    own = module.state_dict()
+    missing += [f"{name}.{key}" for key in own if key not in state]
+    unexpected += [f"{name}.{key}" for key in state if key not in own]
+    for key, mine in own.items():
+        theirs = state.get(key)
+        if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor) and mine.shape != theirs.shape:
+            misfits.append(f"{name}.{key} has shape {tuple(theirs.shape)}, the target {tuple(mine.shape)}")
+
+
+def _check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: object, misfits: list[str]) -> None:
+    if not (isinstance(state, dict) and isinstance(state.get("param_groups"), list) and "state" in state):
+        misfits.append(f"{name} is no optimizer state dict")
+        return
+    theirs = [len(group.get("params", ())) for group in state["param_groups"]]
+    mine = [len(group["params"]) for group in optimizer.param_groups]
+    if theirs != mine:
+        misfits.append(f"{name} has parameter groups of {theirs} tensors, the target of {mine}")
+
+
+def _put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load, then give the moments their own dtype back: torch casts them to their parameter's."""
+    optimizer.load_state_dict(copy.copy(state))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for key, value in state["state"].get(number, {}).items():
+            loaded = optimizer.state[parameter].get(key)
+            if isinstance(value, torch.Tensor) and isinstance(loaded, torch.Tensor) and loaded.dtype != value.dtype:
+                optimizer.state[parameter][key] = value.to(device=loaded.device, copy=True)
+
+
+def _more(told: list[str], shown: int = 5) -> str | None:
+    return f"and {len(told) - shown} more" if len(told) > shown else None

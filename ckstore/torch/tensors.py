@@ -1,0 +1,90 @@
+"""Tensors and their bytes: dtypes by name, host views of storages, tensors over a span."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckstore.errors import Format
+
+if TYPE_CHECKING:
+    from ckstore.objects.tree import Alias, Tensor
+
+DTYPES: dict[str, torch.dtype] = {
+    name: value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype) and str(value) == f"torch.{name}"
+}
+"""Every dtype of this torch by its own name."""
+
+NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+_MAX_DIMS = 64
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype of that name. Raises `Format`."""
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise Format(
+            f"this torch has no dtype {name!r}", hint="use the torch version that wrote the checkpoint"
+        ) from None
+
+
+def host_view(storage: torch.UntypedStorage, start: int, stop: int) -> memoryview:
+    """Bytes `start` to `stop` of a storage: the storage's own memory on the CPU, a copy from elsewhere."""
+    flat = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    flat = flat.set_(storage, start, (stop - start,), (1,))
+    return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
+
+
+def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
+    """First and one past the last byte of its storage that `tensor` covers; equal for an empty one."""
+    size = tensor.element_size()
+    first = int(tensor.storage_offset()) * size
+    if tensor.numel() == 0:
+        return first, first
+    if tensor.is_contiguous():
+        return first, first + int(tensor.numel()) * size
+    reach = sum((int(n) - 1) * int(stride) for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first, first + (reach + 1) * size
+
+
+def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Row-major strides in elements, as torch gives a new tensor of `shape`."""
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
+    """The dtype of a tensor entry. Raises `Format` where the entry reaches outside its span."""
+    dtype = dtype_named(value.dtype)
+    shape, strides = value.shape, value.strides
+    if len(shape) > _MAX_DIMS or any(n < 0 for n in shape) or (strides is not None and len(strides) != len(shape)):
+        raise Format(f"a tensor claims the shape {shape} with strides {strides}")
+    if strides is not None and any(s < 0 for s in strides):
+        raise Format("a tensor claims negative strides")
+    if value.offset < 0 or value.offset % dtype.itemsize:
+        raise Format(f"a tensor of {value.dtype} begins at byte {value.offset} of its span")
+    count = math.prod(shape)
+    steps = strides if strides is not None else contiguous_strides(shape)
+    reach = sum((n - 1) * s for n, s in zip(shape, steps, strict=True)) + 1 if count else 0
+    if value.offset + reach * dtype.itemsize > span_length:
+        raise Format("a tensor reaches beyond its span")
+    return dtype
+
+
+def tensor_over(value: Tensor | Alias, storage: torch.UntypedStorage) -> torch.Tensor:
+    """A tensor on `storage`, which holds the bytes of the entry's span."""
+    dtype = check_place(value, storage.nbytes())
+    strides = value.strides if value.strides is not None else contiguous_strides(value.shape)
+    tensor = torch.empty(0, dtype=dtype)
+    tensor.set_(storage, value.offset // dtype.itemsize, value.shape, strides)
+    return tensor

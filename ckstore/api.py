@@ -40,7 +40,7 @@ def open(
     index: str = "auto",
     cache: Path_ | None = None,
 ) -> Repo:
-    """Open the repository in `path`, or in the nearest folder above it; make one in `path` if there is none.
+    """Open the repository in `path`; make one there if there is none.
 
     `threads` bounds the worker threads (default: one a core, 8 at most). The index lies in the repository, or,
     for network mounts and read-only repositories or with `index="cache"`, under `cache`

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ckstore.errors import CkstoreError, SaveFailed, StoreFull
+from ckstore.errors import CkstoreError, InvalidInput, SaveFailed, StoreFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,6 @@ def _typed(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise
         raise failure(action, path, error) from error
 
 
@@ -113,9 +111,13 @@ class DurableFile:
 
 
 def create(path: Path, mode: int = 0o666) -> DurableFile:
-    """A new, empty file. Raises FileExistsError where the name is taken."""
+    """A new, empty file. Raises `InvalidInput` where the name is taken."""
     with _typed("create", path):
-        return DurableFile(path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except FileExistsError:
+            raise InvalidInput(f"{path} exists already", hint="choose another name") from None
+        return DurableFile(path, descriptor)
 
 
 def append(path: Path) -> DurableFile:
@@ -132,15 +134,42 @@ def open_lock_file(path: Path) -> int:
 
 
 def overwrite(descriptor: int, data: bytes) -> None:
-    """Replace the content behind `descriptor`, unsynced: for notes that carry no promise."""
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, data, 0)
+    """Replace the content behind `descriptor` if that is possible, unsynced: for notes that carry no promise.
+
+    A full disk must not keep anyone from taking a lock.
+    """
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
 
 
 def make_folder(path: Path) -> None:
-    """Make `path` and what leads to it; fine if it is there."""
+    """Make `path` and what leads to it, so that their names survive power loss; fine if it is there."""
     with _typed("make folder", path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         os.makedirs(path, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
+def make_scratch_folder(path: Path) -> None:
+    """Make a folder that need not survive power loss; its parent is there, and it is not."""
+    with _typed("make folder", path):
+        os.mkdir(path)
+
+
+def reserve(path: Path, size_bytes: int) -> None:
+    """Make `path` at least `size_bytes` long with all its blocks allocated: for what is written through a mapping.
+
+    There a full disk would be no error but a SIGBUS.
+    """
+    with _typed("reserve", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if os.fstat(descriptor).st_size < size_bytes:
+                os.posix_fallocate(descriptor, 0, size_bytes)
+        finally:
+            os.close(descriptor)
 
 
 def rename(source: Path, target: Path) -> None:

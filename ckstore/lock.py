@@ -67,13 +67,18 @@ class FileLock:
         """Take the lock if it is free, to be held until `release` or the death of the process."""
         if not self._inner.acquire(blocking=False):
             return False
-        descriptor = durable.open_lock_file(self.path)
-        if _set_lock(descriptor):
-            self._descriptor = descriptor
-            return True
-        os.close(descriptor)
-        self._inner.release()
-        return False
+        descriptor = -1
+        try:
+            descriptor = durable.open_lock_file(self.path)
+            if _set_lock(descriptor):
+                self._descriptor = descriptor
+                return True
+            return False
+        finally:
+            if self._descriptor < 0:
+                if descriptor >= 0:
+                    os.close(descriptor)
+                self._inner.release()
 
     def release(self) -> None:
         """Give back what `try_acquire` took."""

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ckstore.digest import Kind
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
-from ckstore.storage.index import IndexDamaged
+from ckstore.storage.index import View
 from ckstore.storage.layout import FOLDER, Layout
 from ckstore.storage.record import HEAD, HEADS, TAGS, Symbolic
 from ckstore.storage.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
     from ckstore.objects.commit import Commit
-    from ckstore.storage.index import View
     from ckstore.storage.record import Target
-
-T = TypeVar("T")
 
 
 class Commits:
@@ -49,14 +45,12 @@ class Commits:
 
     def read_commit(self, id: bytes) -> Commit:
         """A commit by id, from the index where it has it. Raises `Integrity`."""
-        with self._store.index.reading() as view:
-            data = view.commit(id)
+        data = self._store.ask(lambda view: view.commit(id))
         return decode_commit(data if data is not None else self._store.objects.read(Kind.COMMIT, id))
 
     def ids_beginning(self, prefix: str) -> list[bytes]:
         """Ids of commits that begin with these hexadecimal digits."""
-        with self._store.index.reading() as view:
-            return view.commits_beginning(prefix)
+        return self._store.ask(lambda view: view.commits_beginning(prefix))
 
     def named(self, prefix: str) -> dict[str, bytes]:
         """Refs under `prefix` (`heads/`, `tags/`) by their short names."""
@@ -87,7 +81,7 @@ class Repository:
     def commits(self) -> Commits:
         """Commits and refs as of now, whoever made them."""
         self.store.refresh()
-        return Commits(self.store, self._read(lambda view: view.refs()))
+        return Commits(self.store, self.store.ask(View.refs))
 
     def resolve(self, revision: str, now_ns: int) -> tuple[bytes, Commit]:
         """The commit a revision names. Raises `NoRevision`, `InvalidInput`."""
@@ -105,20 +99,11 @@ class Repository:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, ask: Callable[[View], T]) -> T:
-        try:
-            with self.store.index.reading() as view:
-                return ask(view)
-        except IndexDamaged:
-            self.store.rebuild_index()
-            with self.store.index.reading() as view:
-                return ask(view)
-
 
 def open_repository(
-    folder: Path, cache: Path, *, index_in_cache: bool = False, threads: int | None = None
+    folder: Path, cache: Path, *, search: bool = False, index_in_cache: bool = False, threads: int | None = None
 ) -> Repository:
-    """The repository in `folder` or in the nearest folder above it.
+    """The repository in `folder` or, with `search`, in the nearest folder above it.
 
     `cache` holds the indexes of repositories on network mounts, or of all where `index_in_cache` is set.
     Raises `NoRepository`, `Format`, `Integrity`.
@@ -126,10 +111,11 @@ def open_repository(
     if threads is not None and threads < 1:
         raise InvalidInput(f"{threads} threads cannot do any work", hint="pass threads=1 or more")
     start = Path(folder).absolute()
-    for place in (start, *start.parents):
+    for place in (start, *(start.parents if search else ())):
         if (place / FOLDER).is_dir():
             store = Store(Layout(place / FOLDER), cache, index_in_cache=index_in_cache, threads=threads)
             return Repository(store)
+    above = " or above" if search else ""
     raise NoRepository(
-        f"no ckstore repository in {start} or above", hint="`ckstore init` makes one here; -C names another folder"
+        f"no ckstore repository in {start}{above}", hint="`ckstore init` makes one here; -C names another folder"
     )

@@ -38,7 +38,7 @@ class Settings:
     def open(self) -> Repository:
         """The repository in or above the folder. Raises `NoRepository`."""
         in_cache = os.environ.get("CKSTORE_INDEX") == "cache"
-        return open_repository(self.folder, default_cache(), index_in_cache=in_cache)
+        return open_repository(self.folder, default_cache(), search=True, index_in_cache=in_cache)
 
     def bar(self) -> Progress:
         """What long work reports to: a line on the terminal, a line now and then elsewhere, or nothing."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _STEPS = re.compile(r"(?:~\d*|\^\d*)*$")
 _STEP = re.compile(r"([~^])(\d*)")
+_MOST_DIGITS = 18
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _AGE = re.compile(r"@(\d+(?:\.\d+)?)(s|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -54,6 +55,8 @@ def resolve(revision: str, commits: Commits, now_ns: int) -> bytes:
     base = revision[: steps.start()] or "HEAD"
     id = _base(base, commits, now_ns)
     for mark, digits in _STEP.findall(steps.group()):
+        if len(digits) > _MOST_DIGITS:
+            raise NoRevision(f"{base!r} has no parents that far back")
         count = int(digits or 1)
         if mark == "^":
             id = _parent(id, count - 1, commits, revision) if count else id
@@ -67,7 +70,7 @@ def check_ref_name(name: str, what: str) -> None:
     """Raise `InvalidInput` unless `name` can name a branch or tag."""
     try:
         long = len(name.encode()) > _REF_LIMIT
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):
         long = True
     if not name or long or _BAD_REF.search(name) or name in _RESERVED:
         raise InvalidInput(
@@ -92,7 +95,7 @@ def _base(base: str, commits: Commits, now_ns: int) -> bytes:
         return _at_step(base, commits)
     age = _AGE.fullmatch(base)
     if age:
-        return _newest(commits, base, now_ns - int(float(age[1]) * _SECONDS[age[2]] * 1e9))
+        return _newest(commits, base, now_ns - float(age[1]) * _SECONDS[age[2]] * 1e9)
     return _by_prefix(base, commits)
 
 

@@ -11,6 +11,9 @@ from msgspec import Struct
 INLINE_LIMIT = 4096
 """Payloads longer than this many bytes are cut into chunks."""
 
+MAX_KEY_DEPTH = 16
+"""Tuples inside tuples in a dictionary key, at most."""
+
 
 class Chunks(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     """Bytes kept as chunks: `length` bytes in all, `ids` the 32-byte chunk ids one after another."""

@@ -11,6 +11,7 @@ from ckstore.objects.draft import DraftBlob, held
 from ckstore.objects.encoding import bits_float, float_bits
 from ckstore.objects.leaf import (
     INLINE_LIMIT,
+    MAX_KEY_DEPTH,
     BigInt,
     Blob,
     Bytes,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 _TWO_DOUBLES = struct.Struct(">dd")
+_PATH = type(pathlib.Path())
 
 NOT_PLAIN = object()
 """What `to_leaf` and `to_key` return for a value they do not know."""
@@ -81,7 +83,7 @@ def int_bytes(value: int) -> bytes:
 
 
 def _path_leaf(value: pathlib.PurePath) -> object:
-    if isinstance(value, pathlib.Path):
+    if type(value) is _PATH:
         flavour = "Path"
     elif type(value) is pathlib.PurePosixPath:
         flavour = "PurePosixPath"
@@ -96,10 +98,10 @@ def _path_leaf(value: pathlib.PurePath) -> object:
     return FilePath(flavour, str(value))
 
 
-def to_key(value: object) -> object:
-    """The key for a plain dictionary key, or NOT_PLAIN. Tuples of keys are keys."""
+def to_key(value: object, depth: int = 0) -> object:
+    """The key for a plain dictionary key, or NOT_PLAIN. Tuples of keys are keys, MAX_KEY_DEPTH of them at most."""
     if isinstance(value, tuple) and type(value) is tuple:
-        items = [to_key(item) for item in value]
+        items = [to_key(item, depth + 1) if depth < MAX_KEY_DEPTH else NOT_PLAIN for item in value]
         return NOT_PLAIN if NOT_PLAIN in items else TupleKey(tuple(items))  # type: ignore[arg-type]
     leaf = to_leaf(value)
     if isinstance(leaf, DraftBlob) or (isinstance(leaf, Bytes) and leaf.mutable):

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ckstore.digest import ID_SIZE
 from ckstore.errors import Format
-from ckstore.objects.leaf import Blob, Chunks, Key, Leaf
+from ckstore.objects.leaf import MAX_KEY_DEPTH, Blob, Chunks, Key, Leaf, TupleKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -293,16 +293,28 @@ def _place(parent: object, done: int, entry: Entry) -> object:
     return done
 
 
-def plain_key(key: Key) -> object:
-    """A key as a person would write it in a path; only for display and matching."""
+def plain_key(key: Key, depth: int = 0) -> object:
+    """A key as a person would write it in a path; only for display and matching. Raises `Format` for one too deep."""
     if isinstance(key, (str, int)) or key is None:
         return key
+    if isinstance(key, TupleKey):
+        if depth >= MAX_KEY_DEPTH:
+            raise Format(f"a key in a tree nests more than {MAX_KEY_DEPTH} tuples")
+        return f"({', '.join(str(plain_key(item, depth + 1)) for item in key.items)})"
     return repr(key)
 
 
 def dotted(keys: PathKeys) -> str:
-    """The path of an entry as people write it: `state.0.exp_avg`."""
-    return ".".join(str(key) for key in keys)
+    """The path of an entry as people write it: `state.0.exp_avg`. Can always be encoded."""
+    text = ".".join(_shown(key) for key in keys)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(key: object) -> str:
+    try:
+        return str(key)
+    except ValueError:  # an integer with more digits than Python is willing to write
+        return "<number>"
 
 
 def spans(value: Value) -> tuple[bytes, ...]:

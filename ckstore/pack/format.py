@@ -129,6 +129,8 @@ def table(rows: list[Row]) -> bytes:
 
 def read_table(data: bytes, frames_end: int) -> list[Row]:
     """The rows of a table. Raises `Format` unless they are sorted and every frame lies before `frames_end`."""
+    if len(data) % ROW_SIZE:
+        raise Format("a pack's table is cut short")
     rows: list[Row] = []
     before: tuple[bytes, int] = (b"", 0)
     for id, base, offset, raw_length, stored_length, version, kind, codec, width, _ in _ROW.iter_unpack(data):

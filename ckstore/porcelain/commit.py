@@ -8,6 +8,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
+from operator import index
 from typing import TYPE_CHECKING
 
 from ckstore.digest import Kind
@@ -24,7 +25,7 @@ from ckstore.storage.ingest import ingest
 from ckstore.storage.record import HEADS, TAGS, RefMove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ckstore.files.parsed import ParsedFile
@@ -110,10 +111,13 @@ def commit_file(
         if any(not _is_component_name(name) for name in parsed.components):
             parsed = parse(path.name, data, opaque=True)
         drafts = {**parsed.components, FILES: _files_draft(path.name, about, data, parsed)}
-        result = _commit(repository, drafts, options, progress, bare=False)
-        if os.fstat(file.fileno()).st_mtime_ns != about.st_mtime_ns:
-            raise Conflict(f"{path} changed while it was committed", hint="commit it again once it is complete")
-        return result
+
+        def unchanged() -> None:
+            now = os.stat(file.fileno())
+            if (now.st_mtime_ns, now.st_size) != (about.st_mtime_ns, about.st_size):
+                raise Conflict(f"{path} changed while it was read", hint="commit it again once it is complete")
+
+        return _commit(repository, drafts, options, progress, bare=False, check=unchanged)
 
 
 def _is_component_name(name: object) -> bool:
@@ -170,15 +174,25 @@ class _Plan:
     tip: bytes | None
     parents: tuple[bytes, ...]
     metrics: tuple[Metric, ...]
+    step: int | None
+    epoch: int | None
 
 
 def _commit(
-    repository: Repository, drafts: Mapping[str, Draft], options: CommitOptions, progress: Progress, *, bare: bool
+    repository: Repository,
+    drafts: Mapping[str, Draft],
+    options: CommitOptions,
+    progress: Progress,
+    *,
+    bare: bool,
+    check: Callable[[], None] = lambda: None,
 ) -> CommitResult:
+    """Store drafts and publish their commit; `check` may still refuse once all bytes have been read."""
     plan = _plan(repository, repository.commits(), options)
     store = repository.store
     with store.transaction() as transaction:
         trees = ingest(drafts, transaction, store.workers, progress)
+        check()
         commit = Commit(
             components=tuple(Component(name, tree) for name, tree in trees.items()),
             parents=plan.parents,
@@ -187,8 +201,8 @@ def _commit(
             author=options.author,
             message=options.message,
             metrics=plan.metrics,
-            step=options.step,
-            epoch=options.epoch,
+            step=plan.step,
+            epoch=plan.epoch,
             bare=bare,
         )
         id = transaction.put_meta(Kind.COMMIT, encode(commit))
@@ -211,10 +225,11 @@ def _moves(plan: _Plan, options: CommitOptions, id: bytes) -> Iterator[RefMove]:
 
 
 def _plan(repository: Repository, commits: Commits, options: CommitOptions) -> _Plan:
-    metrics = tuple(Metric(name, float_bits(_number(name, value))) for name, value in sorted(options.metrics.items()))
-    for name, count in (("step", options.step), ("epoch", options.epoch)):
-        if count is not None and not 0 <= count < 1 << 63:
-            raise InvalidInput(f"{name} {count} is out of range", hint="give a count from 0 up")
+    bits = {_text("a metric's name", name): float_bits(_number(name, value)) for name, value in options.metrics.items()}
+    metrics = tuple(Metric(name, bits[name]) for name in sorted(bits))
+    step, epoch = _count("step", options.step), _count("epoch", options.epoch)
+    _text("message", options.message)
+    _text("author", options.author)
     if options.tag is not None:
         check_ref_name(options.tag, "tag")
         if options.tag in commits.tags:
@@ -234,12 +249,33 @@ def _plan(repository: Repository, commits: Commits, options: CommitOptions) -> _
                 f"the branch {branch!r} is at {tip.hex()[:12]}, not at the parent {options.parent!r}",
                 hint="leave parent out, or give a new branch",
             )
-    return _Plan(branch, tip, parents, metrics)
+    return _Plan(branch, tip, parents, metrics, step, epoch)
+
+
+def _text(what: str, text: object) -> str:
+    """`text` as a str that can be stored. Raises `InvalidInput`."""
+    try:
+        if not isinstance(text, str):
+            raise TypeError
+        return text.encode().decode()
+    except (TypeError, UnicodeEncodeError):
+        raise InvalidInput(f"{what} is {text!r}, which is no text", hint="give a str without lone surrogates") from None
+
+
+def _count(what: str, value: object) -> int | None:
+    """A count, whatever integer type it has. Raises `InvalidInput`."""
+    try:
+        count = None if value is None else int(index(value))  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
+        raise InvalidInput(f"the {what} is {value!r}, which is no count", hint="give an int from 0 up") from None
+    if count is not None and not 0 <= count < 1 << 63:
+        raise InvalidInput(f"the {what} {count} is out of range", hint="give a count from 0 up")
+    return count
 
 
 def _number(name: str, value: object) -> float:
     try:
-        if not isinstance(name, str) or isinstance(value, (str, bytes)):
+        if isinstance(value, (str, bytes)):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -57,7 +57,8 @@ def load(repository: Repository, commit: Commit, options: LoadOptions) -> object
         if value is not ABSENT:
             state[entry.name] = value
     if not state and options.only is not None:
-        raise InvalidInput(f"nothing matches {', '.join(options.only)}", hint=nearest(options.only[0], seen))
+        hint = nearest(options.only[0], seen) if options.only else "leave only out to load all"
+        raise InvalidInput(f"nothing matches {', '.join(options.only)}", hint=hint)
     if not state and commit.components:
         raise InvalidInput(
             "the commit holds an opaque file, not a state", hint="`ckstore checkout REV -o PATH` writes the file"
@@ -72,6 +73,8 @@ def load_into(
     from ckstore.torch.load_into import check, put
     from ckstore.torch.unflatten import unflatten
 
+    if options.only is not None:
+        raise InvalidInput("only= and into= exclude each other", hint="name the components to load in into=")
     names = [entry.name for entry in commit.components]
     missing = [name for name in targets if name not in names]
     if missing:

@@ -10,6 +10,7 @@ from ckstore.errors import CkstoreError
 from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
+from ckstore.storage.index import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,8 +71,7 @@ def _journal(repository: Repository) -> Iterator[Finding]:
     except CkstoreError as error:
         yield Finding("journal", str(error))
         return
-    with store.index.reading() as view:
-        copies = view.copies()
+    copies = store.ask(View.copies)
     if [frame.raw for frame in frames[: len(copies)]] != copies:
         yield Finding("journal", "the journal is not the one the index followed")
 
@@ -80,9 +80,7 @@ def _packs(repository: Repository) -> tuple[int, list[Location], list[Finding]]:
     """Every pack's table against journal and index."""
     store = repository.store
     findings = []
-    with store.index.reading() as view:
-        entries = view.packs()
-        locations = list(view.locations())
+    entries, locations = store.ask(lambda view: (view.packs(), list(view.locations())))
     indexed: dict[bytes, list[Location]] = {}
     for location in locations:
         indexed.setdefault(location.pack, []).append(location)

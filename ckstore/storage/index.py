@@ -22,6 +22,7 @@ from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum
 from ckstore.errors import Integrity, StoreFull
 from ckstore.pack.format import Frame, Row
 from ckstore.storage.journal import Cursor, JournalFrame
+from ckstore.storage.lmdb_file import is_mappable
 from ckstore.storage.record import PackEntry, Record, Ref, RefMove, Snapshot, Target
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MAP_SIZE = 64 << 30
 """Bytes of address space the environment may grow into; the file is only as long as its content."""
+
+_LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing
 
 _TABLES = ("frames", "commits", "packs", "refs", "journal", "meta")
 _VALUE = struct.Struct("<16sQIIIBBB")
@@ -78,7 +81,10 @@ class _Shared:
 
     def _open(self) -> lmdb.Environment:
         existed = self.folder.exists()
+        if not is_mappable(self.folder / "data.mdb"):
+            raise IndexDamaged(f"the index in {self.folder} is cut short")
         durable.make_folder(self.folder)
+        durable.reserve(self.folder / "lock.mdb", _LOCK_TABLE_SIZE)
         environment = lmdb.open(
             str(self.folder), map_size=MAP_SIZE, max_dbs=len(_TABLES), sync=True, writemap=False, max_readers=512
         )

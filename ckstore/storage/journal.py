@@ -1,8 +1,8 @@
 """The journal: an append-only, hash-chained file of records. Its fdatasync is the commit point (W4).
 
 A segment is a file of frames, named by a number that grows; it begins with a snapshot, so that the newest
-segment alone is enough. A frame is a header with a checksum of its own, a payload, and the chain hash over
-the header (which holds the previous frame's hash) and payload.
+segment alone is enough. A frame is a header with a checksum of its own, a payload filled up with zeros to a
+multiple of eight bytes, and the chain hash over the header (which holds the previous frame's hash) and payload.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEADER_SIZE = _HEADER.size + CHECKSUM_SIZE
 _CONTEXT = "ckstore journal v1"
 _SUFFIX = ".journal"
 _SECTOR = 512
-_LEAST_ZEROS = 8  # fewer zero bytes may stand in a record by chance
+_ALIGNMENT = 8  # of frames, so that every sector holds this much of a record or nothing: fewer zeros may be chance
 MAX_PAYLOAD = 256 << 20
 ROTATE_SIZE = 4 << 20
 """A segment longer than this, and than four times its own snapshot, is followed by a new one."""
@@ -192,6 +192,7 @@ def _frame(content: Record | Snapshot, seq: int, previous: bytes, segment: int, 
     payload = _ENCODER.encode(content)
     header = _HEADER.pack(_MAGIC, len(payload), seq, previous)
     header += checksum(header)
+    payload += bytes(-len(payload) % _ALIGNMENT)
     chain = derived(_CONTEXT, header, payload)
     raw = header + payload + chain
     return JournalFrame(content, raw, Cursor(segment, offset + len(raw), seq, chain))
@@ -228,7 +229,7 @@ def _read_frame(data: bytes, position: int, before: Cursor) -> JournalFrame | No
     magic, length, seq, previous = _HEADER.unpack_from(header)
     if magic != _MAGIC or length > MAX_PAYLOAD:
         raise Integrity(f"{where}: no journal record")
-    end = position + _HEADER_SIZE + length + ID_SIZE
+    end = position + _HEADER_SIZE + length + -length % _ALIGNMENT + ID_SIZE
     if end > len(data):
         return None
     raw = data[position:end]
@@ -238,7 +239,7 @@ def _read_frame(data: bytes, position: int, before: Cursor) -> JournalFrame | No
     if before.hash and previous != before.hash:
         raise Integrity(f"{where}: the record does not follow the one before it")
     try:
-        content = _DECODER.decode(raw[_HEADER_SIZE:-ID_SIZE])
+        content = _DECODER.decode(raw[_HEADER_SIZE : _HEADER_SIZE + length])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Format(f"{where}: {error}", hint="use a newer ckstore") from error
     return JournalFrame(content, raw, Cursor(before.segment, before.offset + len(raw), seq, raw[-ID_SIZE:]))
@@ -253,7 +254,7 @@ def _check_torn(data: bytes, position: int, offset: int, end: int, where: str) -
         start = position
         while start < end:
             stop = min(start + _SECTOR - (offset + start - position) % _SECTOR, end)
-            if stop - start >= _LEAST_ZEROS and not any(data[start:stop]):
+            if not any(data[start:stop]):
                 return
             start = stop
     raise Integrity(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
@@ -11,19 +11,24 @@ from ckstore.digest import Kind, object_id
 from ckstore.errors import Format, Integrity
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
-from ckstore.storage.index import IndexDamaged, Location
 from ckstore.storage.workers import PerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ckstore.storage.index import Index, View
+    from ckstore.storage.index import Location, View
     from ckstore.storage.pack_file import PackFiles
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
 _JOB_BYTES = 8 << 20
+
+
+class Ask(Protocol):
+    """Puts a question to the index as it is now; a damaged index is made anew first."""
+
+    def __call__(self, question: Callable[[View], T]) -> T: ...
 
 
 class _Scratch:
@@ -43,23 +48,15 @@ class _Scratch:
 class ObjectStore:
     """An ObjectReader over the local packs.
 
-    `refresh` brings the index up to date with the journal, `rebuild` makes it anew; each is tried once
+    `ask` puts a question to the index; `refresh` brings the index up to date with the journal and is tried once
     where an object is not where the index says.
     """
 
-    def __init__(
-        self,
-        index: Index,
-        packs: PackFiles,
-        workers: Workers,
-        refresh: Callable[[], object],
-        rebuild: Callable[[], None],
-    ) -> None:
-        self._index = index
+    def __init__(self, ask: Ask, packs: PackFiles, workers: Workers, refresh: Callable[[], object]) -> None:
+        self._ask = ask
         self._packs = packs
         self._workers = workers
         self._refresh = refresh
-        self._rebuild = rebuild
         self._scratch = PerThread()
 
     def locate(self, id: bytes) -> Location | None:
@@ -95,16 +92,6 @@ class ObjectStore:
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """Read many chunks, on all threads."""
         self._workers.map(self._fill_job, _jobs(requests))
-
-    def _ask(self, question: Callable[[View], T]) -> T:
-        """Ask the index; a damaged one is made anew, once."""
-        try:
-            with self._index.reading() as view:
-                return question(view)
-        except IndexDamaged:
-            self._rebuild()
-            with self._index.reading() as view:
-                return question(view)
 
     def _fill_job(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         for id, target in requests:

@@ -9,10 +9,11 @@ import time
 import warnings
 from typing import TYPE_CHECKING
 
+from ckstore import durable
 from ckstore.errors import CkstoreWarning, Format, Integrity
 from ckstore.storage.index import IndexDamaged
 from ckstore.storage.journal import Cursor, Diverged, Journal, JournalFrame, first_frame
-from ckstore.storage.record import Record
+from ckstore.storage.record import Record, Snapshot
 
 if TYPE_CHECKING:
     from ckstore.storage.index import Index, PackRows
@@ -65,8 +66,13 @@ class Recovery:
 
     def _settle(self, frames: list[JournalFrame]) -> None:
         """Nothing enters the index that could still vanish from the journal."""
-        if self._may_write:
-            self._journal.settle(frames[-1].end.segment)
+        if not self._may_write:
+            return
+        self._journal.settle(frames[-1].end.segment)
+        if any(isinstance(frame.content, Snapshot) for frame in frames):
+            # Who began that segment, or made the repository, may have died before the name was durable.
+            durable.sync_folder(self._layout.journal)
+            durable.sync_folder(self._layout.root.parent)
 
     def _cut(self, cursor: Cursor, torn_bytes: int) -> None:
         if torn_bytes and self._may_write:

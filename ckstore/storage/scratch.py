@@ -32,7 +32,7 @@ class Scratch:
         """Make `folder` and own it; what dead saves left is removed first."""
         with self._lock.held():
             self._sweep()
-            durable.make_folder(folder)
+            durable.make_scratch_folder(folder)
             owner = FileLock(folder / _OWNER)
             owner.try_acquire()
         return owner
@@ -64,6 +64,8 @@ class Scratch:
         for path in self._layout.packs.iterdir():
             if path.name not in named:
                 durable.unlink(path)
+        for path in self._layout.journal.glob(".*.part"):
+            durable.unlink(path)
         for folder in dead:
             for path in folder.iterdir():
                 durable.unlink(path)

@@ -6,15 +6,15 @@ import os
 import shutil
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckstore import durable
 from ckstore.digest import Kind
-from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, SaveFailed
+from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed
 from ckstore.lock import FileLock
 from ckstore.pack.reader import read_sealed, scan
 from ckstore.storage.filesystem import mount_of
-from ckstore.storage.index import Index, IndexDamaged, Location, NewPack
+from ckstore.storage.index import Index, IndexDamaged, Location, NewPack, View
 from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Journal
 from ckstore.storage.layout import FOLDER, Layout, new_id, read_format, write_format
 from ckstore.storage.object_store import ObjectStore
@@ -26,11 +26,15 @@ from ckstore.storage.transaction import Transaction
 from ckstore.storage.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckstore.pack.format import Row
     from ckstore.storage.record import PackEntry, Record
+
+T = TypeVar("T")
+LOCK_TIMEOUT_S = 60.0
+_READER_PATIENCE_S = 5.0
 
 
 def create(folder: Path, branch: str) -> Layout:
@@ -80,7 +84,7 @@ class Store:
         self.index = self._open_index(cache / self.id if in_cache else layout.index)
         self.workers = Workers(threads)
         self.packs = PackFiles(layout)
-        self.objects = ObjectStore(self.index, self.packs, self.workers, self.refresh, self.rebuild_index)
+        self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
         self.scratch = Scratch(layout, self.lock, self._named_packs)
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1
@@ -92,31 +96,53 @@ class Store:
         self.index.close()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the repository lock. Raises `Locked` after a minute, `SaveFailed` where nothing may be written."""
-        if not self.may_write:
-            raise SaveFailed(f"{self.layout.root} is read-only", hint="check its permissions and its mount")
-        with self.lock.held():
+    def locked(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Hold the repository lock. Raises `Locked`, or `SaveFailed` where nothing may be written."""
+        self.check_writable()
+        with self.lock.held(timeout_s):
             yield
 
+    def check_writable(self) -> None:
+        """Raise `SaveFailed` where the repository is read-only for this user."""
+        if not self.may_write:
+            raise SaveFailed(f"{self.layout.root} is read-only", hint="check its permissions and its mount")
+
     def refresh(self) -> bool:
-        """Follow the journal if it may have moved; whether it was looked at. Raises `Integrity`."""
+        """Follow the journal if it may have moved; whether it was followed. Raises `Integrity`.
+
+        Where a writer is stuck with the lock in its hands, readers go on with what the index knows.
+        """
         try:
             cursor = self.index.cursor()
         except IndexDamaged:
             cursor = None
         if cursor is not None and not self.journal.moved(cursor):
             return False
-        if self.may_write:
-            with self.locked():
-                self._recovery.catch_up()
-        else:
+        if not self.may_write:
             self._recovery.catch_up()
+            return True
+        try:
+            with self.locked(_READER_PATIENCE_S):
+                self._recovery.catch_up()
+        except Locked:
+            if cursor is None:
+                raise
+            return False
         return True
 
     def catch_up(self) -> None:
         """`refresh` for who holds the lock."""
         self._recovery.catch_up()
+
+    def ask(self, question: Callable[[View], T]) -> T:
+        """Put a question to the index as it is now; a damaged index is made anew and asked once more."""
+        try:
+            with self.index.reading() as view:
+                return question(view)
+        except IndexDamaged:
+            self.rebuild_index()
+            with self.index.reading() as view:
+                return question(view)
 
     def rebuild_index(self) -> None:
         """Make the index anew from journal and packs."""
@@ -127,7 +153,8 @@ class Store:
             self._recovery.rebuild()
 
     def transaction(self) -> Transaction:
-        """A save, to be used as a context manager."""
+        """A save, to be used as a context manager. Raises `SaveFailed` where nothing may be written."""
+        self.check_writable()
         return Transaction(self)
 
     def record(self, record: Record, packs: Sequence[NewPack]) -> None:

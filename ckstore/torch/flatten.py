@@ -5,18 +5,20 @@ from __future__ import annotations
 import collections
 import pickle
 import random
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ckstore.errors import InvalidInput
-from ckstore.objects.draft import Draft
+from ckstore.objects.draft import Draft, DraftBlob
 from ckstore.objects.encoding import encode
 from ckstore.objects.leaf import Blob, Device, Dtype, Pickled, TorchConstant
 from ckstore.objects.plain import NOT_PLAIN, to_key, to_leaf, with_blob
 from ckstore.objects.tree import (
     MAX_DEPTH,
+    PARAMETER,
     REQUIRES_GRAD,
     Deque,
     Dict,
@@ -106,14 +108,19 @@ class _Flattener:
         """Add (name in paths, encoded key, value) of a container one by one."""
         if id(owner) in self._open:
             raise InvalidInput(f"{self._path()} contains itself", hint="break the cycle before committing")
-        if len(self._open) >= MAX_DEPTH:
-            raise InvalidInput(f"{self._path()} nests more than {MAX_DEPTH} containers")
+        self._check_depth()
         self._open.append(id(owner))
         for name, key, value in items:
             self._keys.append(name)
             self.add(key, value)
             self._keys.pop()
         self._open.pop()
+
+    def _check_depth(self) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            raise InvalidInput(
+                f"{self._path():.200} nests more than {MAX_DEPTH} containers", hint="commit a flatter structure"
+            )
 
     def _sequence(self, owner: object, values: Iterable[object]) -> None:
         self._children(owner, ((number, None, value) for number, value in enumerate(values)))
@@ -136,17 +143,17 @@ class _Flattener:
             factory = next((name for name, known in FACTORIES.items() if known is value.default_factory), None)
             if factory is None:
                 raise self._refusal(value, f"its default_factory is {value.default_factory!r}")
-        attributes = vars(value) if hasattr(value, "__dict__") else {}
+        attributes = dict(vars(value)) if hasattr(value, "__dict__") else {}
         self._emit(key, Dict(type(value).__name__, len(value), factory, bool(attributes)))
-        self._children(value, ((name, self._key(name), item) for name, item in value.items()))
+        items: Iterable[tuple[object, Any, object]] = ((name, self._key(name), item) for name, item in value.items())
         if attributes:
-            self._keys.append("<attributes>")
-            self.add(None, dict(attributes))
-            self._keys.pop()
+            items = chain(items, [("<attributes>", None, attributes)])
+        self._children(value, items)
 
     def _add_set(self, key: Any, value: set[object] | frozenset[object]) -> None:
         members = sorted((Entry(self._key(member), None) for member in value), key=encode)
         self._emit(key, Set(type(value).__name__, len(members)))
+        self._check_depth()
         for member in members:
             self._emit(member.key, None)
 
@@ -156,7 +163,7 @@ class _Flattener:
             key = scalar_leaf(value)
         elif key is NOT_PLAIN and isinstance(value, torch.dtype):
             key = Dtype(str(value).removeprefix("torch."))
-        if key is NOT_PLAIN:
+        if key is NOT_PLAIN or isinstance(key, DraftBlob):
             raise self._refusal(value, "it is used as a key")
         return key
 
@@ -185,9 +192,10 @@ class _Flattener:
         plain = tensor.detach()
         coalesced = tensor.layout is torch.sparse_coo and plain.is_coalesced()
         layout = str(tensor.layout).removeprefix("torch.")
-        flags = REQUIRES_GRAD * tensor.requires_grad
+        flags = PARAMETER * isinstance(tensor, torch.nn.Parameter) | REQUIRES_GRAD * tensor.requires_grad
         self._emit(key, Sparse(layout, tuple(tensor.shape), coalesced, flags, len(parts)))
-        self._sequence(tensor, [getattr(plain, part)() for part in parts])
+        *indices, values = (getattr(plain, part)() for part in parts)
+        self._sequence(tensor, [*(_unexpanded(part) for part in indices), values])
 
     def _add_array(self, key: Any, array: np.ndarray) -> None:
         leaf = array_leaf(np.asarray(array))
@@ -222,7 +230,7 @@ class _Flattener:
             cls = type(value)
             self._emit(key, NamedFields(cls.__module__, cls.__qualname__, tuple(value._fields)))
             self._children(value, zip(value._fields, [None] * len(value), value, strict=True))
-        elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
+        elif not isinstance(value, type) and hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             self.add(key, value.state_dict())
         elif self._allow_pickle and not isinstance(value, torch.Tensor):
             self._emit(key, with_blob(pickle.dumps(value, protocol=4), _pickled))
@@ -249,6 +257,12 @@ class _Flattener:
 
     def _path(self) -> str:
         return dotted((self._component, *self._keys))
+
+
+def _unexpanded(indices: torch.Tensor) -> torch.Tensor:
+    """Indices with memory for each of them."""
+    held = indices.untyped_storage().nbytes()
+    return indices if indices.numel() * indices.element_size() <= held else indices.contiguous()
 
 
 def _pickled(blob: Blob) -> Pickled:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ckstore.errors import InvalidInput
 from ckstore.objects.structure import nearest
-from ckstore.objects.tree import Alias, InSlab, Tensor, children, split_ids
+from ckstore.objects.tree import Alias, Dict, InSlab, Set, Tensor, children, split_ids
+from ckstore.torch.storages import check_data
 from ckstore.torch.tensors import check_place, dtype_named, host_view
-from ckstore.torch.unflatten import unflatten
+from ckstore.torch.unflatten import key_value, unflatten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +29,13 @@ class Section:
         self._reader = reader
         self._ordinal = ordinal
 
-    def __getitem__(self, key: str | int) -> Any:
+    def __getitem__(self, key: object) -> Any:
         """The value at `key`: a Section, a LazyTensor, or a plain value. Raises `InvalidInput` for no such key."""
-        known = []
-        for node in self._structure.children(self._ordinal):
-            if node.keys[-1] == key:
-                return lazy(self._structure, self._reader, node.ordinal)
-            known.append(str(node.keys[-1]))
-        raise InvalidInput(f"{self._structure.path(self._ordinal)} has no entry {key!r}", hint=nearest(str(key), known))
+        ordinals = dict(self._items())
+        if key in ordinals:
+            return lazy(self._structure, self._reader, ordinals[key])
+        hint = nearest(str(key), [str(name) for name in ordinals])
+        raise InvalidInput(f"{self._structure.path(self._ordinal)} has no entry {key!r}", hint=hint)
 
     def __iter__(self) -> Iterator[object]:
         return iter(self.keys())
@@ -47,11 +48,21 @@ class Section:
 
     def keys(self) -> list[object]:
         """Keys, or positions of a sequence."""
-        return [node.keys[-1] for node in self._structure.children(self._ordinal)]
+        return [name for name, _ in self._items()]
 
     def load(self) -> object:
         """All of it, as it was committed."""
         return unflatten(self._structure, self._reader, root=self._ordinal)
+
+    def _items(self) -> Iterator[tuple[object, int]]:
+        """Keys as they were committed, or positions, each with the ordinal of its entry."""
+        value = self._structure.nodes[self._ordinal].entry.value
+        nodes = self._structure.children(self._ordinal)
+        if isinstance(value, Dict):
+            for node in islice(nodes, value.count):
+                yield key_value(node.entry.key, self._structure, self._reader), node.ordinal
+        else:
+            yield from ((node.keys[-1], node.ordinal) for node in nodes)
 
     def __repr__(self) -> str:
         return f"<Section {self._structure.path(self._ordinal)}: {len(self)} entries>"
@@ -63,10 +74,15 @@ class LazyTensor:
     def __init__(self, structure: Structure, reader: ObjectReader, ordinal: int) -> None:
         value = structure.nodes[ordinal].entry.value
         assert isinstance(value, (Tensor, Alias))
+        owner = structure.nodes[structure.owner(value, ordinal)].entry.value
+        assert isinstance(owner, Tensor)
+        check_place(value, owner.data.length)
+        check_data(owner.data, structure.tree)
         self._structure = structure
         self._reader = reader
         self._ordinal = ordinal
         self._value = value
+        self._owner = owner
 
     @property
     def shape(self) -> torch.Size:
@@ -86,7 +102,8 @@ class LazyTensor:
         """As indexing the loaded tensor, and equal to it."""
         first = index[0] if isinstance(index, tuple) and index else index
         rest = index[1:] if isinstance(index, tuple) else ()
-        if self._value.strides is not None or not self.shape or not isinstance(first, (int, slice)):
+        by_rows = isinstance(first, (int, slice)) and not isinstance(first, bool)
+        if self._value.strides is not None or not self.shape or not by_rows:
             return self.load()[index]
         if isinstance(first, int):
             row = range(self.shape[0])[first]
@@ -101,16 +118,13 @@ class LazyTensor:
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows `start` to `stop` of a contiguous tensor."""
-        owner = self._structure.nodes[self._structure.owner(self._value, self._ordinal)].entry.value
-        assert isinstance(owner, Tensor)
-        check_place(self._value, owner.data.length)
         row_bytes = self.dtype.itemsize
         for n in self.shape[1:]:
             row_bytes *= n
         rows = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
         if rows.numel():
             target = host_view(rows.untyped_storage(), 0, rows.numel() * self.dtype.itemsize)
-            self._read(owner, self._value.offset + start * row_bytes, target)
+            self._read(self._owner, self._value.offset + start * row_bytes, target)
         return rows
 
     def _read(self, owner: Tensor, start: int, target: memoryview) -> None:
@@ -143,6 +157,6 @@ def lazy(structure: Structure, reader: ObjectReader, ordinal: int = 0) -> object
     value = structure.nodes[ordinal].entry.value
     if isinstance(value, (Tensor, Alias)):
         return LazyTensor(structure, reader, ordinal)
-    if children(value):
+    if children(value) and not isinstance(value, Set):
         return Section(structure, reader, ordinal)
     return unflatten(structure, reader, root=ordinal)

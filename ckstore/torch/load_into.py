@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ckstore.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+_LIKE_PARAMETER = frozenset({"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer"})
+"""What torch's optimizers keep in the shape of the parameter, whether or not they have begun."""
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,44 @@ def _check_module(
     unexpected += [f"{name}.{key}" for key in state if key not in own]
     for key, mine in own.items():
         theirs = state.get(key)
-        if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor) and mine.shape != theirs.shape:
+        if not isinstance(mine, torch.Tensor) or key not in state:
+            continue
+        if not isinstance(theirs, torch.Tensor):
+            misfits.append(f"{name}.{key} is a {type(theirs).__qualname__}, not a tensor")
+        elif not is_lazy(mine) and mine.shape != theirs.shape:
             misfits.append(f"{name}.{key} has shape {tuple(theirs.shape)}, the target {tuple(mine.shape)}")
 
 
 def _check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: object, misfits: list[str]) -> None:
-    if not (isinstance(state, dict) and isinstance(state.get("param_groups"), list) and "state" in state):
+    groups = state.get("param_groups") if isinstance(state, dict) else None
+    known = isinstance(groups, list) and all(isinstance(one, dict) and "params" in one for one in groups)
+    if not (isinstance(state, dict) and known and isinstance(state.get("state"), dict)):
         misfits.append(f"{name} is no optimizer state dict")
         return
-    theirs = [len(group.get("params", ())) for group in state["param_groups"]]
+    theirs = [len(group["params"]) for group in state["param_groups"]]
     mine = [len(group["params"]) for group in optimizer.param_groups]
     if theirs != mine:
         misfits.append(f"{name} has parameter groups of {theirs} tensors, the target of {mine}")
+        return
+    for number, parameter in _pairs(optimizer, state):
+        for key, value in state["state"].get(number, {}).items():
+            own = optimizer.state.get(parameter, {}).get(key)
+            like = parameter if key in _LIKE_PARAMETER else own
+            if isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor) and value.shape != like.shape:
+                misfits.append(f"{name}.state.{number}.{key} has shape {tuple(value.shape)}, not {tuple(like.shape)}")
+
+
+def _pairs(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Iterator[tuple[Any, torch.Tensor]]:
+    """The number a state dict gives each parameter, and the parameter."""
+    numbers = (number for group in state["param_groups"] for number in group["params"])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    yield from zip(numbers, parameters, strict=True)
 
 
 def _put_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load, then give the moments their own dtype back: torch casts them to their parameter's."""
     optimizer.load_state_dict(copy.copy(state))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
+    for number, parameter in _pairs(optimizer, state):
         for key, value in state["state"].get(number, {}).items():
             loaded = optimizer.state[parameter].get(key)
             if isinstance(value, torch.Tensor) and isinstance(loaded, torch.Tensor) and loaded.dtype != value.dtype:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckstore.errors import InvalidInput
 from ckstore.objects.draft import DraftTensor, Span
 from ckstore.objects.tree import PARAMETER, REQUIRES_GRAD
-from ckstore.torch.tensors import NAMES, byte_range, host_view
+from ckstore.torch.tensors import NAMES, byte_range, contiguous_strides, host_view
 
 if TYPE_CHECKING:
     import torch
@@ -39,18 +40,22 @@ class Spans:
         dtype = NAMES[tensor.dtype]
         shape = tuple(tensor.shape)
         flags = PARAMETER * parameter | REQUIRES_GRAD * tensor.requires_grad
-        strides = None if tensor.is_contiguous() else tuple(tensor.stride())
+        strides = None if tensor.stride() == contiguous_strides(shape) else tuple(tensor.stride())
         if tensor.numel() == 0:
             self._spans.append(Span(0, dtype, path, _nothing))
             return DraftTensor(dtype, shape, strides, 0, flags, len(self._spans) - 1)
         storage = tensor.untyped_storage()
         first, last = byte_range(tensor)
+        if last > storage.nbytes():
+            raise InvalidInput(f"cannot keep the tensor {path}: its memory has been freed", hint="gather it first")
         device = tensor.device
         key = (device.type, device.index, storage.data_ptr())
         use = self._uses.get(key)
         if use is None:
             use = self._uses[key] = _Use(len(self._spans), storage, first, last, 1, dtype, path)
             self._spans.append(use)
+        if storage.nbytes() > use.storage.nbytes():
+            use.storage = storage  # one piece of memory that was wrapped twice
         use.first = min(use.first, first)
         use.last = max(use.last, last)
         use.align = max(use.align, tensor.element_size())

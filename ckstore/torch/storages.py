@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckstore.errors import Format
+from ckstore.errors import Format, InvalidInput
 from ckstore.objects.reader import run_requests
-from ckstore.objects.tree import InSlab, Slab, Tensor, Whole, split_ids
+from ckstore.objects.tree import InSlab, Slab, Tensor, Tree, Whole, check_run, split_ids
 from ckstore.torch.tensors import check_place, host_view
 
 if TYPE_CHECKING:
@@ -32,22 +32,25 @@ class Storages:
         return self._by_owner[owner]
 
     def fetch(self, owners: Iterable[int], reader: ObjectReader) -> None:
-        """Read the spans of `owners`. Raises `Integrity` or `Format`.
+        """Read the spans of `owners`. Raises `Integrity` or `Format`, or `InvalidInput` where memory does not suffice.
 
         Slabs pass through a window of a few MiB; everything else is read straight into its storage.
         """
         tree = self._structure.tree
         requests: list[tuple[bytes, memoryview]] = []
         short: dict[int, list[tuple[InSlab, memoryview]]] = {}
+        left = [slab.length for slab in tree.slabs]
         for owner in owners:
             value = self._structure.nodes[owner].entry.value
             assert isinstance(value, Tensor)
+            # Before the storage is allocated: the claimed lengths must fit the chunks that are named.
             check_place(value, value.data.length)
-            if isinstance(value.data, Whole) and value.data.length:
-                # Before the storage is allocated: the claimed length must fit the chunks that are named.
-                run_requests(value.data.length, value.data.ids, tree.chunk_size, memoryview(b""))
-            storage = torch.UntypedStorage(value.data.length)  # type: ignore[no-untyped-call]
-            self._by_owner[owner] = storage
+            check_data(value.data, tree)
+            if isinstance(value.data, InSlab):
+                left[value.data.slab] -= value.data.length
+                if left[value.data.slab] < 0:
+                    raise Format("the tensors in a slab overlap")
+            self._by_owner[owner] = storage = self._allocate(owner, value.data.length)
             if not value.data.length:
                 continue
             target = host_view(storage, 0, value.data.length)
@@ -57,17 +60,30 @@ class Storages:
                 short.setdefault(value.data.slab, []).append((value.data, target))
         reader.fill(requests)
         for number, members in short.items():
-            if not 0 <= number < len(tree.slabs):
-                raise Format("a tensor names a slab that is not there")
             _fill_slab(tree.slabs[number], tree.chunk_size, members, reader)
+
+    def _allocate(self, owner: int, length: int) -> torch.UntypedStorage:
+        try:
+            return torch.UntypedStorage(length)  # type: ignore[no-untyped-call, no-any-return]
+        except RuntimeError as error:
+            what = f"{self._structure.path(owner)} needs {length} bytes of memory, which are not there"
+            raise InvalidInput(what, hint="load a part: only=..., or slices of the tensor") from error
+
+
+def check_data(data: Whole | InSlab, tree: Tree) -> None:
+    """Raise `Format` unless what `data` claims lies within its chunks or its slab."""
+    if isinstance(data, Whole):
+        check_run(data.length, data.ids, tree.chunk_size)
+    elif not 0 <= data.slab < len(tree.slabs):
+        raise Format("a tensor names a slab that is not there")
+    elif data.length < 0 or not 0 <= data.start <= tree.slabs[data.slab].length - data.length:
+        raise Format("a tensor reaches beyond its slab")
 
 
 def _fill_slab(slab: Slab, chunk_size: int, members: Sequence[tuple[InSlab, memoryview]], reader: ObjectReader) -> None:
     """Copy the members out of their slab, window by window; only chunks that a member touches are read."""
     ids = split_ids(slab.ids)
     members = sorted(members, key=lambda member: member[0].start)
-    if any(place.start < 0 or place.start + place.length > slab.length for place, _ in members):
-        raise Format("a tensor reaches beyond its slab")
     step = max(1, _WINDOW_BYTES // chunk_size)
     for first in range(0, len(ids), step):
         begin, end = first * chunk_size, min((first + step) * chunk_size, slab.length)

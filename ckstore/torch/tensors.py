@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckstore.errors import Format
+from ckstore.objects.tree import REQUIRES_GRAD
 
 if TYPE_CHECKING:
     from ckstore.objects.tree import Alias, Tensor
@@ -22,6 +23,8 @@ DTYPES: dict[str, torch.dtype] = {
 NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 _MAX_DIMS = 64
+_BEYOND = 1 << 63
+"""No size, stride or number of bytes is as much."""
 
 
 def dtype_named(name: str) -> torch.dtype:
@@ -55,7 +58,7 @@ def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Row-major strides in elements, as torch gives a new tensor of `shape`."""
-    strides = []
+    strides: list[int] = []
     step = 1
     for n in reversed(shape):
         strides.append(step)
@@ -66,15 +69,19 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
     """The dtype of a tensor entry. Raises `Format` where the entry reaches outside its span."""
     dtype = dtype_named(value.dtype)
-    shape, strides = value.shape, value.strides
-    if len(shape) > _MAX_DIMS or any(n < 0 for n in shape) or (strides is not None and len(strides) != len(shape)):
-        raise Format(f"a tensor claims the shape {shape} with strides {strides}")
-    if strides is not None and any(s < 0 for s in strides):
-        raise Format("a tensor claims negative strides")
+    shape = value.shape
+    if len(shape) > _MAX_DIMS:
+        raise Format(f"a tensor claims {len(shape)} dimensions")
+    steps = value.strides if value.strides is not None else contiguous_strides(shape)
+    if len(steps) != len(shape):
+        raise Format(f"a tensor claims {len(shape)} dimensions with {len(steps)} strides")
+    count = math.prod(shape)
+    if any(not 0 <= n < _BEYOND for n in (*shape, *steps)) or count * dtype.itemsize >= _BEYOND:
+        raise Format(f"a tensor claims the impossible shape {shape} with strides {steps}")
+    if value.flags & REQUIRES_GRAD and not (dtype.is_floating_point or dtype.is_complex):
+        raise Format(f"a tensor of {value.dtype} claims a gradient")
     if value.offset < 0 or value.offset % dtype.itemsize:
         raise Format(f"a tensor of {value.dtype} begins at byte {value.offset} of its span")
-    count = math.prod(shape)
-    steps = strides if strides is not None else contiguous_strides(shape)
     reach = sum((n - 1) * s for n, s in zip(shape, steps, strict=True)) + 1 if count else 0
     if value.offset + reach * dtype.itemsize > span_length:
         raise Format("a tensor reaches beyond its span")
@@ -85,6 +92,9 @@ def tensor_over(value: Tensor | Alias, storage: torch.UntypedStorage) -> torch.T
     """A tensor on `storage`, which holds the bytes of the entry's span."""
     dtype = check_place(value, storage.nbytes())
     strides = value.strides if value.strides is not None else contiguous_strides(value.shape)
-    tensor = torch.empty(0, dtype=dtype)
-    tensor.set_(storage, value.offset // dtype.itemsize, value.shape, strides)
+    try:
+        tensor = torch.empty(0, dtype=dtype)
+        tensor.set_(storage, value.offset // dtype.itemsize, value.shape, strides)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise Format(f"a tensor of {value.dtype} and shape {value.shape} cannot be made: {error}") from error
     return tensor

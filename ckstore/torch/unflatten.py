@@ -6,6 +6,7 @@ import collections
 import pickle
 import random
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +113,7 @@ class _Builder:
         if isinstance(value, Device):
             return self._device(value)
         if isinstance(value, TorchConstant):
-            constant = getattr(torch, value.name, None)
+            constant = vars(torch).get(value.name)
             if not isinstance(constant, (torch.layout, torch.memory_format)):
                 raise Format(f"this torch has no constant {value.name!r}")
             return constant
@@ -141,10 +142,7 @@ class _Builder:
 
     def _tensor(self, ordinal: int, value: Tensor | Alias) -> torch.Tensor:
         tensor = tensor_over(value, self._storages.get(self._structure.owner(value, ordinal)))
-        gradient = bool(value.flags & REQUIRES_GRAD)
-        if value.flags & PARAMETER:
-            return torch.nn.Parameter(tensor, requires_grad=gradient)
-        return tensor.requires_grad_() if gradient else tensor
+        return _flagged(tensor, value.flags)
 
     def _items(self, ordinal: int) -> list[Any]:
         """The children's values, None for those not chosen."""
@@ -161,14 +159,7 @@ class _Builder:
         )
 
     def _key(self, key: Key) -> Any:
-        plain = from_plain(key, self._read)
-        if plain is NOT_PLAIN:
-            if isinstance(key, NumpyScalar):
-                return from_numpy_leaf(key, self._read)
-            if isinstance(key, Dtype):
-                return dtype_named(key.name)
-            raise Format(f"{self._structure.component} holds an unknown key")
-        return plain
+        return key_value(key, self._structure, self._reader)
 
     def _dict(self, ordinal: int, value: Dict) -> object:
         made = _new_dict(value)
@@ -179,7 +170,7 @@ class _Builder:
                 made[self._key(node.entry.key)] = item
         if value.attributes:
             attributes = self.build(nodes[-1].ordinal)
-            if isinstance(attributes, dict) and isinstance(made, collections.OrderedDict):
+            if isinstance(attributes, dict) and hasattr(made, "__dict__"):
                 vars(made).update(attributes)
         return made
 
@@ -196,7 +187,10 @@ class _Builder:
         return tuple(items)
 
     def _deque(self, ordinal: int, value: Deque) -> object:
-        return collections.deque(self._items(ordinal), value.maxlen)
+        try:
+            return collections.deque(self._items(ordinal), value.maxlen)
+        except (ValueError, OverflowError) as error:
+            raise Format(f"{self._structure.path(ordinal)} claims the maxlen {value.maxlen}") from error
 
     def _named(self, ordinal: int, value: NamedFields) -> object:
         found = _loaded_class(value.module, value.name)
@@ -209,10 +203,12 @@ class _Builder:
             raise Format(f"a named tuple has unusable field names: {error}") from error
 
     def _sparse(self, ordinal: int, value: Sparse) -> torch.Tensor:
-        layout = getattr(torch, value.layout, None)
-        if layout not in SPARSE_PARTS or value.count != len(SPARSE_PARTS[layout]):
+        layout = next((known for known in SPARSE_PARTS if str(known) == f"torch.{value.layout}"), None)
+        if layout is None or value.count != len(SPARSE_PARTS[layout]):
             raise Format(f"unknown sparse layout {value.layout!r}")
         parts = self._whole(ordinal)
+        if any(isinstance(part, torch.Tensor) and _expanded(part) for part in parts[:-1]):
+            raise Format(f"{self._structure.path(ordinal)} claims more indices than it holds")
         try:
             if layout is torch.sparse_coo:
                 made = torch.sparse_coo_tensor(
@@ -222,9 +218,9 @@ class _Builder:
                 made = torch.sparse_compressed_tensor(
                     parts[0], parts[1], parts[2], value.shape, layout=layout, check_invariants=True
                 )
-        except (RuntimeError, TypeError, IndexError) as error:
+            return _flagged(made, value.flags)
+        except (RuntimeError, TypeError, ValueError, IndexError, OverflowError) as error:
             raise Format(f"{self._structure.path(ordinal)} is no sparse tensor: {error}") from error
-        return made.requires_grad_() if value.flags & REQUIRES_GRAD else made
 
     def _wrapper(self, ordinal: int, value: Wrapper) -> object:
         cls = _loaded_class(value.module, value.name)
@@ -240,12 +236,44 @@ class _Builder:
         (state,) = self._whole(ordinal)
         try:
             return _GENERATORS[value.kind](state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise Format(f"{self._structure.path(ordinal)} is no state of a {value.kind}: {error}") from error
 
     def _encoded(self, ordinal: int, value: Encoded) -> object:
         encoder = ENCODERS.named(value.name)
         return encoder.decode(self._whole(ordinal)[0])
+
+
+def key_value(key: Key, structure: Structure, reader: ObjectReader) -> Any:
+    """The key of a dictionary or member of a set that a stored key stands for. Raises `Format`."""
+
+    def read(blob: Blob) -> bytes | bytearray:
+        return read_blob(reader, blob, structure.tree.chunk_size)
+
+    made = from_plain(key, read)
+    if isinstance(key, NumpyScalar):
+        made = from_numpy_leaf(key, read)
+    elif isinstance(key, Dtype):
+        made = dtype_named(key.name)
+    try:
+        hash(made)
+    except TypeError:
+        made = NOT_PLAIN
+    if made is NOT_PLAIN:
+        raise Format(f"{structure.component} holds an unknown key")
+    return made
+
+
+def _flagged(tensor: torch.Tensor, flags: int) -> torch.Tensor:
+    gradient = bool(flags & REQUIRES_GRAD)
+    if flags & PARAMETER:
+        return torch.nn.Parameter(tensor, requires_grad=gradient)
+    return tensor.requires_grad_() if gradient else tensor
+
+
+def _expanded(tensor: torch.Tensor) -> bool:
+    """Whether a strided tensor has more elements than its memory: checking them would take for ever."""
+    return tensor.layout is torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 def _new_dict(value: Dict) -> dict[Any, Any]:
@@ -264,7 +292,8 @@ def _loaded_class(module: str, name: str) -> object:
     """A class of a module that is loaded already; nothing is imported on a checkpoint's word."""
     found: object = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        # Not getattr: a module's own __getattr__ may import what is asked for.
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
     return found
 
 

@@ -2,6 +2,7 @@
 
 Unchanged state: a commit of 1.2 GB that is stored already, against BLAKE3 over the same chunks on as many threads.
 Many tensors: a first commit of 10,000 tensors of 1 KiB, against torch.save + fsync of the same dictionary.
+Checkout: peak memory of loading a state, beyond the state itself.
 Commands: `ckstore --help` and `ckstore log`, as whole processes.
 Runs alternate; medians are printed with the ratio of medians.
 """
@@ -128,6 +129,33 @@ def commands(folder: Path) -> dict[str, float]:
     return {"python_s": bare, "help_s": help_s, "log_s": log_s}
 
 
+_PEAK = """
+import json, pathlib, sys, ckstore
+def peak():
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.split("VmHWM:")[1].split()[0]) * 1024
+repo = ckstore.open(sys.argv[1])
+repo["small"].load()
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+state = repo["main"].load()
+size = sum(tensor.untyped_storage().nbytes() for tensor in state["model"].values())
+print(json.dumps({"state_bytes": size, "extra_bytes": peak() - before - size}))
+"""
+
+
+def checkout(folder: Path) -> dict[str, float]:
+    """Peak memory of loading 630 MB beyond the state itself, in a process of its own."""
+    with ckstore.open(folder / "checkout") as repo:
+        repo.commit({"model": {"w": torch.zeros(10)}}, branch="small")
+        repo.commit({"model": {f"layer{n}": torch.randn(25 << 20) for n in range(6)}})
+    ran = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(folder / "checkout")], capture_output=True, text=True, check=True
+    )
+    measured: dict[str, float] = json.loads(ran.stdout)
+    return measured
+
+
 def disk_bytes(folder: Path) -> int:
     """Bytes of packs and journal: the truth, without the index."""
     return sum(path.stat().st_size for path in (folder / ".ckstore").rglob("*") if path.suffix in (".pack", ".journal"))
@@ -145,6 +173,7 @@ def main() -> None:
             "unchanged, 1 thread": unchanged(folder / "one", 1),
             "unchanged, 2 threads": unchanged(folder / "two", 2),
             "10,000 tensors of 1 KiB": many_tensors(folder),
+            "checkout": checkout(folder),
             "commands": commands(folder),
         }
     for name, values in figures.items():

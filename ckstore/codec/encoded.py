@@ -11,6 +11,7 @@ class Codec(IntEnum):
 
     RAW = 0
     ZSTD = 1
+    PLANES = 2
 
 
 class Encoded(NamedTuple):

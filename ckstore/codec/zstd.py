@@ -11,10 +11,12 @@ _MAX_WINDOW = 128 << 20
 
 
 class Zstd:
-    """A compressor and a decompressor, for one thread at a time."""
+    """A compressor and a decompressor, for one thread at a time; `parameters` instead of the usual level."""
 
-    def __init__(self) -> None:
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True)
+    def __init__(self, parameters: zstandard.ZstdCompressionParameters | None = None) -> None:
+        if parameters is None:
+            parameters = zstandard.ZstdCompressionParameters.from_level(_LEVEL, write_content_size=True)
+        self._compressor = zstandard.ZstdCompressor(compression_params=parameters)
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
 
     def compress(self, raw: memoryview) -> bytes:

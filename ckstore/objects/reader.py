@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from ckstore.digest import Kind
-from ckstore.errors import Format
+from ckstore.errors import Format, InvalidInput
 from ckstore.objects.encoding import decode_commit, decode_page, decode_tree
 from ckstore.objects.leaf import Chunks
 from ckstore.objects.tree import MAX_CHUNK_SIZE, Entry, Tree, check_run, split_ids
@@ -54,11 +54,14 @@ def read_tree(reader: ObjectReader, id: bytes) -> Tree:
 
 
 def read_blob(reader: ObjectReader, blob: Blob, chunk_size: int) -> bytes | bytearray:
-    """The bytes of a leaf's payload."""
+    """The bytes of a leaf's payload. Raises `InvalidInput` where memory does not suffice."""
     if not isinstance(blob, Chunks):
         return blob
     check_run(blob.length, blob.ids, chunk_size)
-    data = bytearray(blob.length)
+    try:
+        data = bytearray(blob.length)
+    except MemoryError as error:
+        raise InvalidInput(f"a value needs {blob.length} bytes of memory, which are not there") from error
     reader.fill(run_requests(blob.length, blob.ids, chunk_size, memoryview(data)))
     return data
 

@@ -239,7 +239,7 @@ class Node(NamedTuple):
 def children(value: object) -> int:
     """How many entries follow `value` as its direct children; 0 for what is no container."""
     if isinstance(value, Dict):
-        return value.count + value.attributes
+        return value.count + value.attributes if value.count >= 0 else -1
     if isinstance(value, (List, Tuple, Set, Deque, Sparse)):
         return value.count
     if isinstance(value, NamedFields):

@@ -19,7 +19,7 @@ import msgspec
 
 from ckstore import durable
 from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum
-from ckstore.errors import Integrity, StoreFull
+from ckstore.errors import Integrity, SaveFailed, StoreFull
 from ckstore.pack.format import Frame, Row
 from ckstore.storage.journal import Cursor, JournalFrame
 from ckstore.storage.lmdb_file import is_mappable
@@ -86,7 +86,13 @@ class _Shared:
         durable.make_folder(self.folder)
         durable.reserve(self.folder / "lock.mdb", _LOCK_TABLE_SIZE)
         environment = lmdb.open(
-            str(self.folder), map_size=MAP_SIZE, max_dbs=len(_TABLES), sync=True, writemap=False, max_readers=512
+            str(self.folder),
+            map_size=MAP_SIZE,
+            max_dbs=len(_TABLES),
+            sync=True,
+            writemap=False,
+            max_readers=512,
+            create=False,  # the folder is there
         )
         environment.reader_check()
         self.tables = {name: environment.open_db(name.encode()) for name in _TABLES}
@@ -102,6 +108,14 @@ class _Shared:
             self.pid = os.getpid()
             self.environment = self._open()
         return self.environment
+
+    def reopen(self, broken: lmdb.Environment) -> lmdb.Environment:
+        """Replace an environment that LMDB has given up after a failed write of its root."""
+        with _REGISTRY.lock:
+            if self.environment is broken:
+                broken.close()
+                self.environment = self._open()
+            return self.environment
 
 
 class _Registry:
@@ -157,7 +171,7 @@ class Index:
     def reading(self) -> Iterator[View]:
         """A consistent view. Keep it short: LMDB cannot reuse pages meanwhile."""
         with _lmdb_errors():
-            transaction = self._shared.current().begin()
+            transaction = self._begin()
             try:
                 yield View(transaction, self._shared.tables)
             finally:
@@ -168,17 +182,24 @@ class Index:
 
         Does nothing where the index is not at `since` any more: someone else has followed.
         """
-        with _lmdb_errors(), self._shared.current().begin(write=True) as transaction:
+        with _lmdb_errors(), _write_errors(), self._begin(write=True) as transaction:
             writer = _Writer(transaction, self._shared.tables)
             if writer.cursor(self._id) == since:
                 writer.follow_all(frames, packs, self._id)
 
     def rebuild(self, frames: Sequence[JournalFrame], packs: PackRows) -> None:
         """Empty the index and follow `frames`, the first of which is a snapshot, in one transaction."""
-        with _lmdb_errors(), self._shared.current().begin(write=True) as transaction:
+        with _lmdb_errors(), _write_errors(), self._begin(write=True) as transaction:
             for table in self._shared.tables.values():
                 transaction.drop(table, delete=False)
             _Writer(transaction, self._shared.tables).follow_all(frames, packs, self._id)
+
+    def _begin(self, *, write: bool = False) -> lmdb.Transaction:
+        environment = self._shared.current()
+        try:
+            return environment.begin(write=write)
+        except lmdb.PanicError:
+            return self._shared.reopen(environment).begin(write=write)
 
 
 class View:
@@ -342,6 +363,19 @@ def _lmdb_errors() -> Iterator[None]:
         raise StoreFull(f"cannot write the index: {error}", hint="free some space, then try again") from error
     except lmdb.Error as error:
         raise IndexDamaged(f"the index cannot be used: {error}") from error
+
+
+@contextmanager
+def _write_errors() -> Iterator[None]:
+    """What the system says of a write is no damage to the index."""
+    try:
+        yield
+    except lmdb.Error as error:
+        if type(error) is not lmdb.Error:
+            raise
+        raise SaveFailed(
+            f"cannot write the index: {error}", hint="check the disk (`dmesg`), then save again"
+        ) from error
 
 
 def moves_refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:

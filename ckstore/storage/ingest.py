@@ -86,12 +86,12 @@ class _Plan:
                 short.setdefault(span.dtype, []).append(number)
                 self._data.append(InSlab(0, 0, 0))
             else:
-                self._data.append((span.length, self._cut(span.length, span.open)))
+                self._data.append((span.length, self._cut(span.length, span.open, span.dtype)))
         for dtype in sorted(short):
             self._join(dtype, sorted(short[dtype], key=lambda number: (draft.spans[number].path.encode(), number)))
         for ordinal, (_, value) in enumerate(draft.entries):
             if isinstance(value, DraftBlob):
-                self._blobs[ordinal] = (value.length, self._cut(value.length, value.open))
+                self._blobs[ordinal] = (value.length, self._cut(value.length, value.open, value.dtype))
 
     def tree(self) -> Tree:
         """The tree, once every slot's id is there."""
@@ -117,10 +117,10 @@ class _Plan:
         data = self._data[span]
         return data if isinstance(data, InSlab) else Whole(data[0], bytes(data[1]))
 
-    def _cut(self, length: int, load: Callable[[int, int], memoryview]) -> bytearray:
+    def _cut(self, length: int, load: Callable[[int, int], memoryview], dtype: str) -> bytearray:
         ids = bytearray(-(-length // CHUNK_SIZE) * ID_SIZE)
         for number, (start, stop) in enumerate(cut(length, CHUNK_SIZE)):
-            piece = Piece(partial(load, start, stop), self._stream)
+            piece = Piece(partial(load, start, stop), self._stream, dtype)
             self.slots.append(_Slot(piece, stop - start, ids, number * ID_SIZE))
         return ids
 
@@ -132,7 +132,8 @@ class _Plan:
             self._data[number] = InSlab(len(self._slabs), total, span.length)
             members.append(_Member(span, total))
             total += span.length
-        self._slabs.append((dtype, total, self._cut(total, partial(_slab_bytes, members, [m.start for m in members]))))
+        gather = partial(_slab_bytes, members, [member.start for member in members])
+        self._slabs.append((dtype, total, self._cut(total, gather, dtype)))
 
 
 def _slab_bytes(members: list[_Member], starts: list[int], start: int, stop: int) -> memoryview:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckstore import durable
-from ckstore.errors import CkstoreError
+from ckstore.errors import CkstoreError, SaveFailed
 from ckstore.lock import FileLock
 
 if TYPE_CHECKING:
@@ -55,7 +55,13 @@ class Scratch:
         dead = []
         for folder in self._layout.tmp.iterdir():
             owner = FileLock(folder / _OWNER)
-            if owner.try_acquire():
+            try:
+                free = owner.try_acquire()
+            except SaveFailed:
+                if folder.exists():
+                    raise
+                continue  # its save has just ended and taken it away
+            if free:
                 owner.release()
                 dead.append(folder)
         if not dead:

@@ -200,7 +200,10 @@ class Store:
         except IndexDamaged:
             # Only a cache: what cannot even be opened is made anew.
             shutil.rmtree(folder, ignore_errors=True)
+        try:
             return Index(folder, self.id)
+        except IndexDamaged as error:
+            raise SaveFailed(f"cannot make an index in {folder}: {error}", hint="check the disk (`dmesg`)") from error
 
     def _cursor(self) -> Cursor:
         cursor = self.index.cursor()

@@ -33,10 +33,14 @@ if TYPE_CHECKING:
 
 
 class Piece(NamedTuple):
-    """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream."""
+    """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream.
+
+    `dtype` is the element type of the numbers in it, the codec's hint.
+    """
 
     load: Callable[[], memoryview]
     stream: str
+    dtype: str = "uint8"
 
 
 class Written(NamedTuple):
@@ -88,7 +92,7 @@ class Transaction:
                     self._known[id] = (kind, piece)
                     continue
                 self._new.add(id)
-            self._encode(kind, id, raw, piece.stream)
+            self._encode(kind, id, raw, piece)
         return ids
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
@@ -117,7 +121,7 @@ class Transaction:
             for id in gone:
                 kind, piece = self._known.pop(id)
                 self._new.add(id)
-                self._encode(kind, id, piece.load(), piece.stream)
+                self._encode(kind, id, piece.load(), piece)
         return written
 
     def _publish_locked(self, packs: list[Sealed], record: Record) -> Written:
@@ -153,6 +157,6 @@ class Transaction:
         with self._store.index.reading() as view:
             return [id for id in self._known if view.get("frames", id) is None]
 
-    def _encode(self, kind: Kind, id: bytes, raw: memoryview, stream: str) -> None:
-        encoded = self._coders.get(Coder).encode(raw)
-        self._packer.add(stream, kind, id, raw.nbytes, encoded)
+    def _encode(self, kind: Kind, id: bytes, raw: memoryview, piece: Piece) -> None:
+        encoded = self._coders.get(Coder).encode(raw, piece.dtype)
+        self._packer.add(piece.stream, kind, id, raw.nbytes, encoded)

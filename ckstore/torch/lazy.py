@@ -10,8 +10,8 @@ import torch
 from ckstore.errors import InvalidInput
 from ckstore.objects.structure import nearest
 from ckstore.objects.tree import Alias, Dict, InSlab, Set, Tensor, children, split_ids
-from ckstore.torch.storages import check_data
-from ckstore.torch.tensors import check_place, dtype_named, host_view
+from ckstore.torch.storages import allocate, check_data
+from ckstore.torch.tensors import check_place, contiguous_strides, dtype_named, host_view
 from ckstore.torch.unflatten import key_value, unflatten
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Section:
         return len(self.keys())
 
     def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+        return key in dict(self._items())
 
     def keys(self) -> list[object]:
         """Keys, or positions of a sequence."""
@@ -121,11 +121,12 @@ class LazyTensor:
         row_bytes = self.dtype.itemsize
         for n in self.shape[1:]:
             row_bytes *= n
-        rows = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
-        if rows.numel():
-            target = host_view(rows.untyped_storage(), 0, rows.numel() * self.dtype.itemsize)
-            self._read(self._owner, self._value.offset + start * row_bytes, target)
-        return rows
+        length = (stop - start) * row_bytes
+        storage = allocate(length, self._structure, self._ordinal)
+        if length:
+            self._read(self._owner, self._value.offset + start * row_bytes, host_view(storage, 0, length))
+        shape = (stop - start, *self.shape[1:])
+        return torch.empty(0, dtype=self.dtype).set_(storage, 0, shape, contiguous_strides(shape))
 
     def _read(self, owner: Tensor, start: int, target: memoryview) -> None:
         tree = self._structure.tree

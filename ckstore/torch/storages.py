@@ -50,7 +50,7 @@ class Storages:
                 left[value.data.slab] -= value.data.length
                 if left[value.data.slab] < 0:
                     raise Format("the tensors in a slab overlap")
-            self._by_owner[owner] = storage = self._allocate(owner, value.data.length)
+            self._by_owner[owner] = storage = allocate(value.data.length, self._structure, owner)
             if not value.data.length:
                 continue
             target = host_view(storage, 0, value.data.length)
@@ -62,12 +62,14 @@ class Storages:
         for number, members in short.items():
             _fill_slab(tree.slabs[number], tree.chunk_size, members, reader)
 
-    def _allocate(self, owner: int, length: int) -> torch.UntypedStorage:
-        try:
-            return torch.UntypedStorage(length)  # type: ignore[no-untyped-call, no-any-return]
-        except RuntimeError as error:
-            what = f"{self._structure.path(owner)} needs {length} bytes of memory, which are not there"
-            raise InvalidInput(what, hint="load a part: only=..., or slices of the tensor") from error
+
+def allocate(length: int, structure: Structure, ordinal: int) -> torch.UntypedStorage:
+    """Memory for the tensor at an entry. Raises `InvalidInput` where there is not enough."""
+    try:
+        return torch.UntypedStorage(length)  # type: ignore[no-untyped-call, no-any-return]
+    except RuntimeError as error:
+        what = f"{structure.path(ordinal)} needs {length} bytes of memory, which are not there"
+        raise InvalidInput(what, hint="load a part: only=..., or slices of the tensor") from error
 
 
 def check_data(data: Whole | InSlab, tree: Tree) -> None:

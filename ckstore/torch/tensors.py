@@ -22,6 +22,7 @@ DTYPES: dict[str, torch.dtype] = {
 
 NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
+_QUANTIZED = frozenset(dtype for name, dtype in DTYPES.items() if name.startswith("q"))
 _MAX_DIMS = 64
 _BEYOND = 1 << 63
 """No size, stride or number of bytes is as much."""
@@ -70,6 +71,8 @@ def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
     """The dtype of a tensor entry. Raises `Format` where the entry reaches outside its span."""
     dtype = dtype_named(value.dtype)
     shape = value.shape
+    if dtype in _QUANTIZED:
+        raise Format(f"a tensor claims the quantized dtype {value.dtype}")
     if len(shape) > _MAX_DIMS:
         raise Format(f"a tensor claims {len(shape)} dimensions")
     steps = value.strides if value.strides is not None else contiguous_strides(shape)

@@ -230,7 +230,11 @@ class _Builder:
                 hint=f"import {value.module} before loading",
             )
         *inner, context = self._whole(ordinal)
-        return cls.__tensor_unflatten__(dict(zip(value.names, inner, strict=True)), context, value.shape, value.strides)
+        parts = dict(zip(value.names, inner, strict=True))
+        try:
+            return cls.__tensor_unflatten__(parts, context, value.shape, value.strides)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+            raise Format(f"{self._structure.path(ordinal)} is no {value.module}.{value.name}: {error}") from error
 
     def _rng(self, ordinal: int, value: RngState) -> object:
         (state,) = self._whole(ordinal)

@@ -6,7 +6,6 @@ same spans.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckstore.files.archive import Region
@@ -23,9 +22,10 @@ from ckstore.files.pickle_values import (
 )
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor, Span
 from ckstore.objects.encoding import encode
+from ckstore.objects.extent import Extents
 from ckstore.objects.leaf import Device, Dtype, FilePath, NumpyScalar
 from ckstore.objects.plain import NOT_PLAIN, to_key, to_leaf
-from ckstore.objects.tree import MAX_DEPTH, Deque, Dict, Entry, List, Set, Tuple, dotted
+from ckstore.objects.tree import MAX_DEPTH, Deque, Dict, Entry, List, Set, Tuple, dotted, row_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -53,20 +53,6 @@ def to_draft(
     return builder.finish()
 
 
-@dataclass(slots=True)
-class _Extent:
-    """What a component covers of one storage: bytes `first` to `last` of it; its span's number, dtype and path."""
-
-    number: int
-    storage: Region
-    first: int
-    last: int
-    align: int
-    dtype: str
-    path: str
-    tensors: list[DraftTensor] = field(default_factory=list)
-
-
 class _Builder:
     """Walks a value with a stack of its own, so that depth costs no recursion."""
 
@@ -76,8 +62,8 @@ class _Builder:
         self._storages = storages
         self._limits = limits
         self._draft = Draft()
-        self._extents: dict[str, _Extent] = {}
-        self._spans: list[_Extent] = []
+        self._extents = Extents()
+        self._regions: list[Region] = []
         self._names: list[object] = []
         self._open: list[tuple[int, Iterator[Child]]] = []
         self._open_ids: set[int] = set()
@@ -99,13 +85,10 @@ class _Builder:
 
     def finish(self) -> tuple[Draft, list[Claim]]:
         claims = []
-        for number, extent in enumerate(self._spans):
-            first = extent.first - extent.first % extent.align
-            start, length = extent.storage.start + first, extent.last - first
-            for tensor in extent.tensors:
-                tensor.offset -= first
+        for extent, region in zip(self._extents.finish(), self._regions, strict=True):
+            start, length = region.start + extent.first, extent.last - extent.first
             self._draft.spans.append(Span(length, extent.dtype, extent.path, window(self._data, start, length)))
-            claims.append(Claim(start, start + length, self._component, number))
+            claims.append(Claim(start, start + length, self._component, extent.number))
         return self._draft, claims
 
     def _add(self, key: Key, value: object) -> None:
@@ -200,36 +183,21 @@ class _Builder:
 
     def _tensor(self, tensor: TensorRef) -> DraftTensor:
         size = ITEM_SIZE[tensor.dtype]
-        contiguous = _is_contiguous(tensor.shape, tensor.strides)
-        strides = None if contiguous else tensor.strides
         storage = self._storages.get(tensor.storage.key)
         declared = tensor.storage.count * ITEM_SIZE[tensor.storage.dtype]
         if storage is None or declared > storage.length:
             raise damaged(f"the storage of tensor {self._path()} is missing or cut short")
-        if 0 in tensor.shape:
-            extent = _Extent(len(self._spans), Region(0, 0), 0, 0, 1, tensor.dtype, self._dotted())
-            self._spans.append(extent)
-            return DraftTensor(tensor.dtype, tensor.shape, None, 0, tensor.flags, extent.number)
-        reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
-        first = tensor.offset * size
-        last = first + (reach + 1) * size
+        strides = None if tensor.strides == row_major(tensor.shape) else tensor.strides
+        reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True)) + 1
+        first = 0 if 0 in tensor.shape else tensor.offset * size
+        last = 0 if 0 in tensor.shape else first + reach * size
         if last > declared:
             raise damaged(f"tensor {self._path()} reaches beyond its storage", f"which has {storage.length} bytes")
         draft = DraftTensor(tensor.dtype, tensor.shape, strides, first, tensor.flags, 0)
-        self._place(tensor, storage, draft, last)
+        extent = self._extents.add(tensor.storage.key if last else None, draft, last, size, self._dotted())
+        if len(extent.tensors) == 1:
+            self._regions.append(storage if last else Region(0, 0))
         return draft
-
-    def _place(self, tensor: TensorRef, storage: Region, draft: DraftTensor, last: int) -> None:
-        extent = self._extents.get(tensor.storage.key)
-        if extent is None:
-            extent = _Extent(len(self._spans), storage, draft.offset, last, 1, tensor.dtype, self._dotted())
-            self._extents[tensor.storage.key] = extent
-            self._spans.append(extent)
-        extent.first = min(extent.first, draft.offset)
-        extent.last = max(extent.last, last)
-        extent.align = max(extent.align, ITEM_SIZE[tensor.dtype])
-        extent.tensors.append(draft)
-        draft.span = extent.number
 
     def _dotted(self) -> str:
         return dotted(tuple(name if type(name) is str else _shown(name) for name in self._names))
@@ -256,16 +224,3 @@ def _shown(name: object) -> object:
         return str(name)
     except ValueError:
         return "<number>"
-
-
-def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """As torch has it: in row-major order without steps, whatever the strides along sizes of 1."""
-    if 0 in shape:
-        return True
-    expected = 1
-    for n, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if n != 1:
-            if stride != expected:
-                return False
-            expected *= n
-    return True

@@ -109,7 +109,7 @@ def to_key(value: object, depth: int = 0) -> object:
     return leaf
 
 
-def from_plain(value: Leaf | Key, read: Callable[[Blob], bytes | bytearray]) -> object:
+def from_plain(value: Leaf | Key, read: Callable[[Blob], bytes | bytearray], depth: int = 0) -> object:
     """The plain value a leaf or key stands for, or NOT_PLAIN. `read` fetches payloads. Raises `Format`."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
@@ -138,5 +138,7 @@ def from_plain(value: Leaf | Key, read: Callable[[Blob], bytes | bytearray]) -> 
             raise Format(f"a path has the unknown flavour {value.flavour!r}")
         return flavours[value.flavour](value.text)
     if isinstance(value, TupleKey):
-        return tuple(from_plain(item, read) for item in value.items)
+        if depth >= MAX_KEY_DEPTH:
+            raise Format(f"a key nests more than {MAX_KEY_DEPTH} tuples")
+        return tuple(from_plain(item, read, depth + 1) for item in value.items)
     return NOT_PLAIN

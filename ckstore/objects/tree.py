@@ -251,6 +251,16 @@ def children(value: object) -> int:
     return 0
 
 
+def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides in elements that torch gives a new tensor of `shape`."""
+    strides = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return tuple(reversed(strides))
+
+
 def walk(entries: Sequence[Entry]) -> Iterator[Node]:
     """All entries with their places. Raises `Format` where the counts do not describe exactly one value."""
     open_containers: list[tuple[object, int, int]] = []

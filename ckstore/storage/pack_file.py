@@ -76,3 +76,8 @@ class PackFiles:
         """Open `name` anew next time."""
         with self._lock:
             self._open.pop(name, None)
+
+    def close(self) -> None:
+        """Let go of all packs; each closes once nobody reads it any more."""
+        with self._lock:
+            self._open.clear()

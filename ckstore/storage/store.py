@@ -91,8 +91,9 @@ class Store:
         self.refresh()
 
     def close(self) -> None:
-        """End the threads and let go of the index."""
+        """End the threads, let go of packs and index."""
         self.workers.close()
+        self.packs.close()
         self.index.close()
 
     @contextmanager

@@ -9,9 +9,9 @@ import torch
 
 from ckstore.errors import InvalidInput
 from ckstore.objects.structure import nearest
-from ckstore.objects.tree import Alias, Dict, InSlab, Set, Tensor, children, split_ids
+from ckstore.objects.tree import Alias, Dict, InSlab, Set, Tensor, children, row_major, split_ids
 from ckstore.torch.storages import allocate, check_data
-from ckstore.torch.tensors import check_place, contiguous_strides, dtype_named, host_view
+from ckstore.torch.tensors import check_place, dtype_named, host_view
 from ckstore.torch.unflatten import key_value, unflatten
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class LazyTensor:
         if length:
             self._read(self._owner, self._value.offset + start * row_bytes, host_view(storage, 0, length))
         shape = (stop - start, *self.shape[1:])
-        return torch.empty(0, dtype=self.dtype).set_(storage, 0, shape, contiguous_strides(shape))
+        return torch.empty(0, dtype=self.dtype).set_(storage, 0, shape, row_major(shape))
 
     def _read(self, owner: Tensor, start: int, target: memoryview) -> None:
         tree = self._structure.tree

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ckstore.errors import Format
-from ckstore.objects.tree import REQUIRES_GRAD
+from ckstore.objects.tree import REQUIRES_GRAD, row_major
 
 if TYPE_CHECKING:
     from ckstore.objects.tree import Alias, Tensor
@@ -50,21 +50,11 @@ def byte_range(tensor: torch.Tensor) -> tuple[int, int]:
     size = tensor.element_size()
     first = int(tensor.storage_offset()) * size
     if tensor.numel() == 0:
-        return first, first
+        return 0, 0
     if tensor.is_contiguous():
         return first, first + int(tensor.numel()) * size
     reach = sum((int(n) - 1) * int(stride) for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return first, first + (reach + 1) * size
-
-
-def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Row-major strides in elements, as torch gives a new tensor of `shape`."""
-    strides: list[int] = []
-    step = 1
-    for n in reversed(shape):
-        strides.append(step)
-        step *= max(n, 1)
-    return tuple(reversed(strides))
 
 
 def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
@@ -75,7 +65,7 @@ def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
         raise Format(f"a tensor claims the quantized dtype {value.dtype}")
     if len(shape) > _MAX_DIMS:
         raise Format(f"a tensor claims {len(shape)} dimensions")
-    steps = value.strides if value.strides is not None else contiguous_strides(shape)
+    steps = value.strides if value.strides is not None else row_major(shape)
     if len(steps) != len(shape):
         raise Format(f"a tensor claims {len(shape)} dimensions with {len(steps)} strides")
     count = math.prod(shape)
@@ -94,7 +84,7 @@ def check_place(value: Tensor | Alias, span_length: int) -> torch.dtype:
 def tensor_over(value: Tensor | Alias, storage: torch.UntypedStorage) -> torch.Tensor:
     """A tensor on `storage`, which holds the bytes of the entry's span."""
     dtype = check_place(value, storage.nbytes())
-    strides = value.strides if value.strides is not None else contiguous_strides(value.shape)
+    strides = value.strides if value.strides is not None else row_major(value.shape)
     try:
         tensor = torch.empty(0, dtype=dtype)
         tensor.set_(storage, value.offset // dtype.itemsize, value.shape, strides)

@@ -15,6 +15,7 @@ from ckstore.objects.structure import nearest
 from ckstore.objects.tree import File, dotted, walk
 from ckstore.progress import SILENT
 from ckstore.storage.record import HEAD, HEADS, RefMove, Symbolic
+from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from ckstore.objects.commit import Commit
@@ -49,7 +50,7 @@ def switch(repository: Repository, branch: str, time_ns: int) -> SwitchResult:
         raise NoRevision(f"no branch {branch!r}", hint=hint)
     old, new = commits.targets.get(HEAD), Symbolic(HEADS + branch)
     if old != new:
-        with repository.store.transaction() as transaction:
+        with Transaction(repository.store) as transaction:
             transaction.publish("checkout", time_ns, [RefMove(HEAD, old, new)])
     before = old.name.removeprefix(HEADS) if isinstance(old, Symbolic) else None
     return SwitchResult(branch, before)

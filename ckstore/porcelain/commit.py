@@ -23,6 +23,7 @@ from ckstore.objects.tree import Dict, File, Segment
 from ckstore.progress import SILENT
 from ckstore.storage.ingest import ingest
 from ckstore.storage.record import HEADS, TAGS, RefMove
+from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -190,7 +191,7 @@ def _commit(
     """Store drafts and publish their commit; `check` may still refuse once all bytes have been read."""
     plan = _plan(repository, repository.commits(), options)
     store = repository.store
-    with store.transaction() as transaction:
+    with Transaction(store) as transaction:
         trees = ingest(drafts, transaction, store.workers, progress)
         check()
         commit = Commit(

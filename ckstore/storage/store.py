@@ -22,7 +22,6 @@ from ckstore.storage.pack_file import PackFiles
 from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
 from ckstore.storage.recovery import Recovery
 from ckstore.storage.scratch import Scratch
-from ckstore.storage.transaction import Transaction
 from ckstore.storage.workers import Workers
 
 if TYPE_CHECKING:
@@ -152,11 +151,6 @@ class Store:
                 self._recovery.rebuild()
         else:
             self._recovery.rebuild()
-
-    def transaction(self) -> Transaction:
-        """A save, to be used as a context manager. Raises `SaveFailed` where nothing may be written."""
-        self.check_writable()
-        return Transaction(self)
 
     def record(self, record: Record, packs: Sequence[NewPack]) -> None:
         """Append `record` (**W4**) and apply it (**W5**). The lock is held and the index caught up.

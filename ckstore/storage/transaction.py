@@ -54,10 +54,11 @@ class Written(NamedTuple):
 class Transaction:
     """A save under way; a context manager. Nothing it did can be seen before `publish` returns.
 
-    `put` may be called by many threads.
+    `put` may be called by many threads. Raises `SaveFailed` at once where nothing may be written.
     """
 
     def __init__(self, store: Store) -> None:
+        store.check_writable()
         self._store = store
         self._folder = store.layout.tmp / os.urandom(8).hex()
         self._lock = threading.Lock()

@@ -66,7 +66,7 @@ class Storages:
 def allocate(length: int, structure: Structure, ordinal: int) -> torch.UntypedStorage:
     """Memory for the tensor at an entry. Raises `InvalidInput` where there is not enough."""
     try:
-        return torch.UntypedStorage(length)  # type: ignore[no-untyped-call, no-any-return]
+        return torch.UntypedStorage(length)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         what = f"{structure.path(ordinal)} needs {length} bytes of memory, which are not there"
         raise InvalidInput(what, hint="load a part: only=..., or slices of the tensor") from error

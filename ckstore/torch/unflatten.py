@@ -238,6 +238,8 @@ class _Builder:
 
     def _rng(self, ordinal: int, value: RngState) -> object:
         (state,) = self._whole(ordinal)
+        if not _bounded(state):
+            raise Format(f"{self._structure.path(ordinal)} claims more state than it holds")
         try:
             return _GENERATORS[value.kind](state)
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
@@ -278,6 +280,17 @@ def _flagged(tensor: torch.Tensor, flags: int) -> torch.Tensor:
 def _expanded(tensor: torch.Tensor) -> bool:
     """Whether a strided tensor has more elements than its memory: checking them would take for ever."""
     return tensor.layout is torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+
+
+def _bounded(state: object) -> bool:
+    """Whether going through every element of a generator's state comes to an end."""
+    if isinstance(state, dict):
+        return all(_bounded(item) for item in state.values())
+    if isinstance(state, (tuple, list)):
+        return all(_bounded(item) for item in state)
+    if isinstance(state, torch.Tensor):
+        return not _expanded(state)
+    return not isinstance(state, np.ndarray) or state.size <= state.nbytes
 
 
 def _new_dict(value: Dict) -> dict[Any, Any]:

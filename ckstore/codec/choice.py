@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 WORTH = 0.97
 """A payload longer than this share of the raw bytes is not worth decoding: the chunk stays raw."""
 
+DELTA_WORTH = 0.92
+"""A delta is taken only where it comes to less than this share of the chunk by itself."""
+
+_CHECK_WHOLE = 64
+_SAMPLES = 4
+_SAMPLE_BYTES = 8 << 10
 _SAMPLE = 16 << 10
 _SAMPLE_WORTH = 0.9
 
@@ -25,35 +31,31 @@ class Coder:
     def __init__(self) -> None:
         self._zstd = Zstd()
         self._check = bytearray()
+        self._encoded = 0
         self._lazy_planes: Planes | None = None
 
-    def encode(self, raw: memoryview, dtype: str = "uint8") -> Encoded:
+    def encode(self, raw: memoryview, dtype: str = "uint8", base: memoryview | None = None) -> Encoded:
         """`raw` as byte planes where `dtype` says numbers, else as zstd, or raw where that gains little.
 
-        What is compressed is decoded again and compared before it is returned.
+        With `base`, an older version as long as `raw`, as the difference to it where a sample says that this saves
+        enough. What is compressed is decoded again and compared, a share of the chunks whole.
         """
         kind = element(dtype)
         if kind is not None:
-            width, floats = kind
-            planes = self._planes().encode(raw, width, rotate=floats)
-            if len(planes) <= WORTH * raw.nbytes:
-                return Encoded(Codec.PLANES, width, planes)
-            return Encoded(Codec.RAW, width, raw)
+            return self._encode_numbers(raw, *kind, base)
         if not self._promising(raw):
             return Encoded(Codec.RAW, 1, raw)
         payload = self._zstd.compress(raw)
         if len(payload) > WORTH * raw.nbytes:
             return Encoded(Codec.RAW, 1, raw)
-        if len(self._check) < raw.nbytes:
-            self._check = bytearray(raw.nbytes)
-        target = memoryview(self._check)[: raw.nbytes]
+        target = self._checked(raw.nbytes)
         self._zstd.decompress_into(payload, target)
         if target != raw:
             raise Integrity("a chunk changed between compressing and checking it", hint="check this machine's memory")
         return Encoded(Codec.ZSTD, 1, payload)
 
-    def decode(self, codec: int, payload: memoryview, target: memoryview) -> None:
-        """Fill `target`, exactly as long as the raw bytes. Raises `Integrity`."""
+    def decode(self, codec: int, payload: memoryview, target: memoryview, base: memoryview | None = None) -> None:
+        """Fill `target`, exactly as long as the raw bytes; a delta needs its `base`. Raises `Integrity`."""
         if codec == Codec.RAW:
             if payload.nbytes != target.nbytes:
                 raise Integrity("a raw payload has another length than its frame says")
@@ -62,8 +64,40 @@ class Coder:
             self._zstd.decompress_into(payload, target)
         elif codec == Codec.PLANES:
             self._planes().decode(payload, target)
+        elif codec == Codec.DELTA and base is not None:
+            self._planes().decode(payload, target, base)
         else:
             raise Integrity(f"a frame names the unknown codec {codec}", hint="it may need a newer ckstore")
+
+    def _encode_numbers(self, raw: memoryview, width: int, floats: bool, base: memoryview | None) -> Encoded:
+        planes = self._planes()
+        if base is not None and not self._closer(raw, width, floats, base):
+            base = None
+        payload = planes.encode(raw, width, rotate=floats, base=base)
+        if len(payload) > WORTH * raw.nbytes:
+            return Encoded(Codec.RAW, width, raw)
+        self._encoded += 1
+        if self._encoded % _CHECK_WHOLE == 0:
+            target = self._checked(raw.nbytes)
+            planes.decode(memoryview(payload), target, base)
+            if target != raw:
+                raise Integrity("a chunk does not come back from its encoding", hint="check this machine's memory")
+        return Encoded(Codec.PLANES if base is None else Codec.DELTA, width, payload)
+
+    def _closer(self, raw: memoryview, width: int, floats: bool, base: memoryview) -> bool:
+        """Whether, on a sample, the difference to `base` is enough shorter than `raw` by itself."""
+        step = max(raw.nbytes // _SAMPLES, _SAMPLE_BYTES)
+        starts = range(0, raw.nbytes, step - step % 8)
+        mine = memoryview(b"".join([raw[start : start + _SAMPLE_BYTES] for start in starts]))
+        theirs = memoryview(b"".join([base[start : start + _SAMPLE_BYTES] for start in starts]))
+        planes = self._planes()
+        alone = planes.entropy(mine, width, rotate=floats)
+        return planes.entropy(mine, width, rotate=floats, base=theirs) < DELTA_WORTH * min(alone, mine.nbytes)
+
+    def _checked(self, length: int) -> memoryview:
+        if len(self._check) < length:
+            self._check = bytearray(length)
+        return memoryview(self._check)[:length]
 
     def _planes(self) -> Planes:
         if self._lazy_planes is None:

@@ -12,6 +12,7 @@ class Codec(IntEnum):
     RAW = 0
     ZSTD = 1
     PLANES = 2
+    DELTA = 3
 
 
 class Encoded(NamedTuple):

@@ -3,8 +3,11 @@
 In a float's bytes the mantissa is noise and the exponent is not: apart, the noise stays raw and the rest shrinks.
 Floats are rotated left by one bit first, so that the sign joins the noise and the exponent is one whole plane.
 
-    payload = flags (bit 0: rotated), width, then for each plane its mode and length, then the planes, then the
-              bytes after the last whole element
+Against a base, an older version of the same numbers, it is the wrap-around integer difference that is cut into planes,
+zigzagged so that small differences of both signs have small values.
+
+    payload = flags (bit 0: rotated, bit 1: difference), width, then for each plane its mode and length, then the
+              planes, then the bytes after the last whole element
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from ckstore.errors import Integrity
 
 _HEADER = struct.Struct("<BB")
 _PLANE = struct.Struct("<BI")
-_ROTATED = 1
+_ROTATED, _DIFFERENCE = 1, 2
 _RAW, _ZSTD, _CONSTANT = range(3)
 _WORTH = 0.97
 _BLOCK = 1 << 16
@@ -48,12 +51,16 @@ class Planes:
         self._check = np.empty(0, np.uint8)
         self._turned: dict[int, tuple[_Array, _Array]] = {}
 
-    def encode(self, raw: memoryview, width: int, *, rotate: bool) -> bytes:
-        """The payload of `raw`, numbers of `width` bytes. Every compressed plane is decoded again and compared."""
+    def encode(self, raw: memoryview, width: int, *, rotate: bool, base: memoryview | None = None) -> bytes:
+        """The payload of `raw`, numbers of `width` bytes, by itself or as the difference to `base`, which is as long.
+
+        Every compressed plane is decoded again and compared.
+        """
         count = raw.nbytes // width
         planes = self._room(count, width)
-        self._split(raw, planes, width, rotate=rotate)
-        header = [_HEADER.pack(_ROTATED * rotate, width)]
+        self._split(raw, planes, width, rotate=rotate, base=base)
+        flags = _ROTATED * rotate if base is None else _DIFFERENCE
+        header = [_HEADER.pack(flags, width)]
         bodies: list[bytes | memoryview] = []
         for plane in planes:
             mode, body = self._encode_plane(plane)
@@ -61,12 +68,27 @@ class Planes:
             bodies.append(body)
         return b"".join([*header, *bodies, raw[count * width :]])
 
-    def decode(self, payload: memoryview, target: memoryview) -> None:
-        """Fill `target` exactly. Raises `Integrity`; every length is checked before it is used."""
+    def entropy(self, raw: memoryview, width: int, *, rotate: bool, base: memoryview | None = None) -> float:
+        """What `encode` would about come to: bytes of order-0 entropy, plane by plane."""
+        count = raw.nbytes // width
+        planes = self._room(count, width)
+        self._split(raw, planes, width, rotate=rotate, base=base)
+        total = 0.0
+        for plane in planes:
+            shares = np.bincount(plane, minlength=256) / count
+            total -= float(shares @ np.log2(shares, out=np.zeros(256), where=shares > 0))
+        return total * count / 8
+
+    def decode(self, payload: memoryview, target: memoryview, base: memoryview | None = None) -> None:
+        """Fill `target` exactly; `base` is the one it was encoded against. Raises `Integrity`.
+
+        Every length is checked before it is used.
+        """
         if payload.nbytes < _HEADER.size:
             raise Integrity("a payload of byte planes is cut short")
         flags, width = _HEADER.unpack_from(payload)
-        if width not in _WIDTHS or flags & ~_ROTATED:
+        expected = (0, _ROTATED) if base is None else (_DIFFERENCE,)
+        if width not in _WIDTHS or flags not in expected or (base is not None and base.nbytes != target.nbytes):
             raise Integrity("a payload of byte planes has an unknown header")
         count = target.nbytes // width
         start = _HEADER.size + width * _PLANE.size
@@ -83,7 +105,7 @@ class Planes:
         tail = target[count * width :]
         if payload.nbytes - start != tail.nbytes:
             raise Integrity("a payload of byte planes has another length than its element")
-        self._join(planes, target[: count * width], width, rotated=bool(flags & _ROTATED))
+        self._join(planes, target[: count * width], width, rotated=flags == _ROTATED, base=base)
         tail[:] = payload[start:]
 
     def _room(self, count: int, width: int) -> list[_Array]:
@@ -97,13 +119,23 @@ class Planes:
             self._turned[width] = (np.empty(_BLOCK, _WIDTHS[width]), np.empty(_BLOCK, _WIDTHS[width]))
         return self._turned[width]
 
-    def _split(self, raw: memoryview, planes: list[_Array], width: int, *, rotate: bool) -> None:
+    def _split(
+        self, raw: memoryview, planes: list[_Array], width: int, *, rotate: bool, base: memoryview | None
+    ) -> None:
         numbers = np.frombuffer(raw, _WIDTHS[width], count=len(planes[0]))
+        olds = None if base is None else np.frombuffer(base, _WIDTHS[width], count=len(planes[0]))
         turned, shifted = self._scratch(width)
         for start in range(0, len(numbers), _BLOCK):
             block = numbers[start : start + _BLOCK]
             size = len(block)
-            if rotate:
+            if olds is not None:
+                source = turned[:size]
+                np.subtract(block, olds[start : start + size], out=source)
+                np.right_shift(source, 8 * width - 1, out=shifted[:size])
+                np.negative(shifted[:size], out=shifted[:size])
+                np.left_shift(source, 1, out=source)
+                np.bitwise_xor(source, shifted[:size], out=source)
+            elif rotate:
                 source = turned[:size]
                 np.left_shift(block, 1, out=source)
                 np.right_shift(block, 8 * width - 1, out=shifted[:size])
@@ -115,13 +147,17 @@ class Planes:
                     np.right_shift(source, 8 * number, out=shifted[:size])
                 np.copyto(plane[start : start + size], shifted[:size] if number else source, casting="unsafe")
 
-    def _join(self, planes: list[_Array], target: memoryview, width: int, *, rotated: bool) -> None:
+    def _join(
+        self, planes: list[_Array], target: memoryview, width: int, *, rotated: bool, base: memoryview | None
+    ) -> None:
         numbers = np.frombuffer(target, _WIDTHS[width])
+        olds = None if base is None else np.frombuffer(base, _WIDTHS[width], count=len(numbers))
         turned, shifted = self._scratch(width)
         for start in range(0, len(numbers), _BLOCK):
             block = numbers[start : start + _BLOCK]
             size = len(block)
-            joined, part = (turned[:size], shifted[:size]) if rotated else (block, shifted[:size])
+            joined = turned[:size] if rotated or olds is not None else block
+            part = shifted[:size]
             np.copyto(joined, planes[0][start : start + size])
             for number in range(1, width):
                 np.copyto(part, planes[number][start : start + size])
@@ -131,6 +167,12 @@ class Planes:
                 np.left_shift(joined, 8 * width - 1, out=part)
                 np.right_shift(joined, 1, out=joined)
                 np.bitwise_or(joined, part, out=block)
+            elif olds is not None:
+                np.bitwise_and(joined, 1, out=part)
+                np.negative(part, out=part)
+                np.right_shift(joined, 1, out=joined)
+                np.bitwise_xor(joined, part, out=joined)
+                np.add(joined, olds[start : start + size], out=block)
 
     def _encode_plane(self, plane: _Array) -> tuple[int, bytes | memoryview]:
         body = plane.data

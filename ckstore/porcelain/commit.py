@@ -12,18 +12,20 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ckstore.digest import Kind
-from ckstore.errors import Conflict, InvalidInput, NotFound
+from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound
 from ckstore.files.detect import parse
 from ckstore.graph.revision import check_ref_name
 from ckstore.objects.commit import Commit, Component, Metric
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor
 from ckstore.objects.encoding import encode, float_bits
 from ckstore.objects.plain import to_key
-from ckstore.objects.tree import Dict, File, Segment
+from ckstore.objects.reader import read_tree
+from ckstore.objects.tree import Dict, File, Segment, Tree
 from ckstore.progress import SILENT
 from ckstore.storage.ingest import ingest
 from ckstore.storage.record import HEADS, TAGS, RefMove
 from ckstore.storage.transaction import Transaction
+from ckstore.storage.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 FILES = "@files"
 """The component that holds committed files; its name cannot be a state's."""
+
+_LIKE_AT_MOST = 8
+"""Branches that a new one without a parent is compared with, the newest first."""
 
 BARE = "state"
 """The component of a state that is no dictionary of components."""
@@ -189,10 +194,12 @@ def _commit(
     check: Callable[[], None] = lambda: None,
 ) -> CommitResult:
     """Store drafts and publish their commit; `check` may still refuse once all bytes have been read."""
-    plan = _plan(repository, repository.commits(), options)
+    commits = repository.commits()
+    plan = _plan(repository, commits, options)
+    earlier = _earlier(repository, commits, plan.parents, drafts)
     store = repository.store
     with Transaction(store) as transaction:
-        trees = ingest(drafts, transaction, store.workers, progress)
+        trees = ingest(drafts, transaction, store.workers, progress, earlier)
         check()
         commit = Commit(
             components=tuple(Component(name, tree) for name, tree in trees.items()),
@@ -217,6 +224,32 @@ def _commit(
         new_objects=written.new_objects,
         known_objects=written.known_objects,
     )
+
+
+def _earlier(
+    repository: Repository, commits: Commits, parents: tuple[bytes, ...], drafts: Mapping[str, Draft]
+) -> dict[str, Tree]:
+    """For each component the tree whose chunks may serve as bases: the parent's, or without one the most alike.
+
+    A tree that cannot be read serves nobody and stops nothing.
+    """
+    newest = sorted(commits.branches.values(), key=lambda tip: -commits.read_commit(tip).time_ns)
+    candidates = parents or newest[:_LIKE_AT_MOST]
+    found: dict[str, Tree] = {}
+    best: dict[str, int] = {}
+    for id in candidates:
+        for component in commits.read_commit(id).components:
+            draft = drafts.get(component.name)
+            if draft is None:
+                continue
+            try:
+                tree = read_tree(repository.store.objects, component.tree)
+                likeness = 1 if parents else Versions(tree).likeness(draft)
+            except (Format, Integrity):
+                continue
+            if likeness > best.get(component.name, 0):
+                found[component.name], best[component.name] = tree, likeness
+    return found
 
 
 def _moves(plan: _Plan, options: CommitOptions, id: bytes) -> Iterator[RefMove]:

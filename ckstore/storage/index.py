@@ -309,11 +309,24 @@ class _Writer(View):
             new = packs(entry)
             if new is None:
                 continue
-            for frame, offset in new.rows:
-                if self.get("frames", frame.id) is None:
-                    self.put("frames", frame.id, _value(entry.name, offset, frame))
+            self._add_rows(entry.name, new.rows)
             for id, data in new.commits.items():
                 self.put("commits", id, data)
+
+    def _add_rows(self, pack: bytes, rows: Sequence[Row]) -> None:
+        """Index frames whose object is new and whose base, if they have one, is indexed: from depth 0 upwards."""
+        left = [row for row in rows if self.get("frames", row.frame.id) is None]
+        count = -1
+        while len(left) != count:
+            count = len(left)
+            waiting = []
+            for row in left:
+                base = row.frame.base
+                if base != NO_ID and self.get("frames", base) is None:
+                    waiting.append(row)
+                elif self.get("frames", row.frame.id) is None:
+                    self.put("frames", row.frame.id, _value(pack, row.offset, row.frame))
+            left = waiting
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
         names = {ref.name for ref in refs}

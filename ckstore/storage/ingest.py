@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.codec.chunker import cut
@@ -26,6 +27,7 @@ from ckstore.objects.tree import (
     Whole,
 )
 from ckstore.storage.transaction import Piece
+from ckstore.storage.versions import Versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -54,10 +56,17 @@ class _Member(NamedTuple):
 
 
 def ingest(
-    drafts: Mapping[str, Draft], transaction: Transaction, workers: Workers, progress: Progress
+    drafts: Mapping[str, Draft],
+    transaction: Transaction,
+    workers: Workers,
+    progress: Progress,
+    earlier: Mapping[str, Tree] = MappingProxyType({}),
 ) -> dict[str, bytes]:
-    """Store every component; the ids of their trees. The name of a component is its pack stream."""
-    plans = {name: _Plan(draft, name) for name, draft in drafts.items()}
+    """Store every component; the ids of their trees. The name of a component is its pack stream.
+
+    `earlier` holds trees of an older checkpoint, by component: what lay in the same place there may become a base.
+    """
+    plans = {name: _Plan(draft, name, Versions(earlier.get(name))) for name, draft in drafts.items()}
     slots = [slot for plan in plans.values() for slot in plan.slots]
     progress.start("storing", sum(slot.length for slot in slots))
 
@@ -73,10 +82,11 @@ def ingest(
 class _Plan:
     """One component on its way from draft to tree: which chunks to store, and where their ids go."""
 
-    def __init__(self, draft: Draft, stream: str) -> None:
+    def __init__(self, draft: Draft, stream: str, versions: Versions) -> None:
         self.slots: list[_Slot] = []
         self._draft = draft
         self._stream = stream
+        self._versions = versions
         self._slabs: list[tuple[str, int, bytearray]] = []
         self._data: list[tuple[int, bytearray] | InSlab] = []
         self._blobs: dict[int, tuple[int, bytearray]] = {}
@@ -86,12 +96,12 @@ class _Plan:
                 short.setdefault(span.dtype, []).append(number)
                 self._data.append(InSlab(0, 0, 0))
             else:
-                self._data.append((span.length, self._cut(span.length, span.open, span.dtype)))
+                self._data.append((span.length, self._cut(span.length, span.open, span.dtype, versions.of_span(span))))
         for dtype in sorted(short):
             self._join(dtype, sorted(short[dtype], key=lambda number: (draft.spans[number].path.encode(), number)))
         for ordinal, (_, value) in enumerate(draft.entries):
             if isinstance(value, DraftBlob):
-                self._blobs[ordinal] = (value.length, self._cut(value.length, value.open, value.dtype))
+                self._blobs[ordinal] = (value.length, self._cut(value.length, value.open, value.dtype, b""))
 
     def tree(self) -> Tree:
         """The tree, once every slot's id is there."""
@@ -117,11 +127,13 @@ class _Plan:
         data = self._data[span]
         return data if isinstance(data, InSlab) else Whole(data[0], bytes(data[1]))
 
-    def _cut(self, length: int, load: Callable[[int, int], memoryview], dtype: str) -> bytearray:
+    def _cut(self, length: int, load: Callable[[int, int], memoryview], dtype: str, before: bytes) -> bytearray:
         ids = bytearray(-(-length // CHUNK_SIZE) * ID_SIZE)
         for number, (start, stop) in enumerate(cut(length, CHUNK_SIZE)):
-            piece = Piece(partial(load, start, stop), self._stream, dtype)
-            self.slots.append(_Slot(piece, stop - start, ids, number * ID_SIZE))
+            position = number * ID_SIZE
+            older = before[position : position + ID_SIZE] or None
+            piece = Piece(partial(load, start, stop), self._stream, dtype, older)
+            self.slots.append(_Slot(piece, stop - start, ids, position))
         return ids
 
     def _join(self, dtype: str, numbers: list[int]) -> None:
@@ -133,7 +145,7 @@ class _Plan:
             members.append(_Member(span, total))
             total += span.length
         gather = partial(_slab_bytes, members, [member.start for member in members])
-        self._slabs.append((dtype, total, self._cut(total, gather, dtype)))
+        self._slabs.append((dtype, total, self._cut(total, gather, dtype, self._versions.of_slab(dtype, total))))
 
 
 def _slab_bytes(members: list[_Member], starts: list[int], start: int, stop: int) -> memoryview:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
-from ckstore.digest import Kind, object_id
+from ckstore.digest import NO_ID, Kind, object_id
 from ckstore.errors import Format, Integrity
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
 _JOB_BYTES = 8 << 20
+_DEEPEST = 64
 
 
 class Ask(Protocol):
@@ -38,11 +39,19 @@ class _Scratch:
         self.coder = Coder()
         self.header = bytearray(FRAME_HEADER_SIZE)
         self._payload = bytearray(CHUNK_SIZE)
+        self._bases: list[bytearray] = []
 
     def payload(self, length: int) -> memoryview:
         if len(self._payload) < length:
             self._payload = bytearray(length)
         return memoryview(self._payload)[:length]
+
+    def base(self, level: int, length: int) -> memoryview:
+        while len(self._bases) <= level:
+            self._bases.append(bytearray(CHUNK_SIZE))
+        if len(self._bases[level]) < length:
+            self._bases[level] = bytearray(length)
+        return memoryview(self._bases[level])[:length]
 
 
 class ObjectStore:
@@ -126,10 +135,31 @@ class ObjectStore:
                 ) from error
 
     def _read_once(self, location: Location, target: memoryview) -> None:
-        scratch = self._scratch.get(_Scratch)
-        pack = self._packs.get(location.pack)
+        self._decode(location, target, 0)
+        if object_id(location.frame.kind, target) != location.frame.id:
+            raise Integrity(
+                f"{_where(location)} is damaged: its bytes have another hash", hint="run `ckstore verify --read-data`"
+            )
+
+    def _base(self, location: Location, level: int) -> memoryview:
+        """The raw bytes a delta is kept against. Versions fall along a chain, so that it ends."""
         frame = location.frame
-        where = f"object {frame.id.hex()} in pack {location.pack.hex()} at byte {location.offset}"
+        base = self.locate(frame.base)
+        if base is None or base.frame.version >= frame.version or base.frame.raw_length != frame.raw_length:
+            raise Integrity(f"{_where(location)} is a delta whose base is missing", hint="run `ckstore verify`")
+        if level > _DEEPEST:
+            raise Integrity(f"{_where(location)} is at the end of too long a chain")
+        raw = self._scratch.get(_Scratch).base(level, frame.raw_length)
+        self._decode(base, raw, level + 1)
+        return raw
+
+    def _decode(self, location: Location, target: memoryview, level: int) -> None:
+        """Fill `target` with what a frame stands for, not hashed yet."""
+        scratch = self._scratch.get(_Scratch)
+        frame = location.frame
+        where = _where(location)
+        base = self._base(location, level) if frame.base != NO_ID else None
+        pack = self._packs.get(location.pack)
         direct = frame.codec == Codec.RAW and frame.stored_length == target.nbytes
         payload = target if direct else scratch.payload(frame.stored_length)
         if pack.read_into(location.offset, scratch.header, payload) != FRAME_HEADER_SIZE + frame.stored_length:
@@ -138,11 +168,13 @@ class ObjectStore:
             if read_frame_header(scratch.header) != frame:
                 raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
             if not direct:
-                scratch.coder.decode(frame.codec, payload, target)
+                scratch.coder.decode(frame.codec, payload, target, base)
         except (Format, Integrity) as error:
             raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
-        if object_id(frame.kind, target) != frame.id:
-            raise Integrity(f"{where} is damaged: its bytes have another hash", hint="run `ckstore verify --read-data`")
+
+
+def _where(location: Location) -> str:
+    return f"object {location.frame.id.hex()} in pack {location.pack.hex()} at byte {location.offset}"
 
 
 def _jobs(requests: Sequence[tuple[bytes, memoryview]]) -> list[Sequence[tuple[bytes, memoryview]]]:

@@ -40,10 +40,19 @@ class Packer:
         self._sealed: list[Sealed] = []
         self._finished: list[_OpenPack] = []
 
-    def add(self, stream: str, kind: Kind, id: bytes, raw_length: int, encoded: Encoded) -> None:
-        """Append one object to a stream."""
+    def add(
+        self,
+        stream: str,
+        kind: Kind,
+        id: bytes,
+        raw_length: int,
+        encoded: Encoded,
+        base: bytes = NO_ID,
+        version: int = 0,
+    ) -> None:
+        """Append one object to a stream; a delta with the id of its `base` and its `version` number."""
         stored = memoryview(encoded.payload).nbytes
-        frame = Frame(kind, encoded.codec, encoded.width, id, raw_length, stored, NO_ID, 0)
+        frame = Frame(kind, encoded.codec, encoded.width, id, raw_length, stored, base, version)
         with self._lock:
             target = self._streams.get(stream)
             if target is None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
 from ckstore.codec.choice import Coder
+from ckstore.codec.encoded import Codec
 from ckstore.digest import Kind, object_id
-from ckstore.errors import Conflict
+from ckstore.errors import Conflict, Integrity
+from ckstore.storage.chain import Base, base_for
 from ckstore.storage.index import NewPack, moves_refused
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.record import PackEntry, Record, RefMove
@@ -35,12 +37,27 @@ if TYPE_CHECKING:
 class Piece(NamedTuple):
     """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream.
 
-    `dtype` is the element type of the numbers in it, the codec's hint.
+    `dtype` is the element type of the numbers in it, the codec's hint; `before` names the chunk that had its place
+    in an earlier checkpoint.
     """
 
     load: Callable[[], memoryview]
     stream: str
     dtype: str = "uint8"
+    before: bytes | None = None
+
+
+class _Scratch:
+    """A thread's reused buffers."""
+
+    def __init__(self) -> None:
+        self.coder = Coder()
+        self._older = bytearray()
+
+    def room(self, length: int) -> memoryview:
+        if len(self._older) < length:
+            self._older = bytearray(length)
+        return memoryview(self._older)[:length]
 
 
 class Written(NamedTuple):
@@ -64,8 +81,9 @@ class Transaction:
         self._lock = threading.Lock()
         self._new: set[bytes] = set()
         self._known: dict[bytes, tuple[Kind, Piece]] = {}
+        self._deltas: dict[bytes, tuple[Piece, bytes]] = {}
         self._commits: dict[bytes, bytes] = {}
-        self._coders = PerThread()
+        self._scratch = PerThread()
         cursor = store.index.cursor()
         self._seen_seq = cursor.seq if cursor else -1
 
@@ -119,8 +137,7 @@ class Transaction:
                 if not gone:
                     written = self._publish_locked(packs, Record(time_ns, reason, refs=tuple(moves)))
                     break
-            for id in gone:
-                kind, piece = self._known.pop(id)
+            for kind, id, piece in gone:
                 self._new.add(id)
                 self._encode(kind, id, piece.load(), piece)
         return written
@@ -150,14 +167,45 @@ class Transaction:
         commits = {f.id: self._commits[f.id] for f, _ in pack.rows if f.kind is Kind.COMMIT}
         return NewPack(entry, pack.rows, commits)
 
-    def _vanished(self) -> list[bytes]:
-        """Deduplicated objects that were dropped since they were looked up (**W3**)."""
+    def _vanished(self) -> list[tuple[Kind, bytes, Piece]]:
+        """What was relied on and has been dropped since (**W3**): known objects, and deltas whose base has gone."""
         cursor = self._store.index.cursor()
         if cursor is not None and cursor.seq == self._seen_seq:
             return []
         with self._store.index.reading() as view:
-            return [id for id in self._known if view.get("frames", id) is None]
+            lost = [id for id in self._known if view.get("frames", id) is None]
+            baseless = [id for id, (_, base) in self._deltas.items() if view.get("frames", base) is None]
+        again = [(kind, id, piece) for id in lost for kind, piece in [self._known.pop(id)]]
+        again += [(Kind.CHUNK, id, piece) for id in baseless for piece, _ in [self._deltas.pop(id)]]
+        return [(kind, id, piece._replace(before=None)) for kind, id, piece in again]
+
+    def _base(self, raw: memoryview, before: bytes) -> Base | None:
+        """What `raw` may be kept against, where its earlier version is here and sound."""
+        objects = self._store.objects
+        try:
+            found = objects.locate(before)
+            return None if found is None else base_for(found, raw.nbytes, objects.locate)
+        except Integrity:
+            return None
+
+    def _older(self, base: Base, room: memoryview) -> memoryview | None:
+        """The base's bytes; None where they are damaged: the new version is then kept by itself."""
+        try:
+            self._store.objects.read_into(base.location.frame.id, room)
+        except Integrity:
+            return None
+        return room
 
     def _encode(self, kind: Kind, id: bytes, raw: memoryview, piece: Piece) -> None:
-        encoded = self._coders.get(Coder).encode(raw, piece.dtype)
-        self._packer.add(piece.stream, kind, id, raw.nbytes, encoded)
+        scratch = self._scratch.get(_Scratch)
+        base = self._base(raw, piece.before) if piece.before is not None else None
+        if base is None:
+            encoded = scratch.coder.encode(raw, piece.dtype)
+        else:
+            encoded = scratch.coder.encode(raw, piece.dtype, self._older(base, scratch.room(raw.nbytes)))
+        if base is not None and encoded.codec is Codec.DELTA:
+            with self._lock:
+                self._deltas[id] = (piece, base.location.frame.id)
+            self._packer.add(piece.stream, kind, id, raw.nbytes, encoded, base.location.frame.id, base.version)
+        else:
+            self._packer.add(piece.stream, kind, id, raw.nbytes, encoded)

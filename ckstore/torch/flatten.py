@@ -52,6 +52,9 @@ FACTORIES: dict[str, type | None] = {
 }
 """What a defaultdict may make, by name."""
 
+BIT_GENERATORS = frozenset({"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"})
+"""numpy's bit generators whose state is kept."""
+
 SPARSE_PARTS: dict[torch.layout, tuple[str, ...]] = {
     torch.sparse_coo: ("_indices", "_values"),
     torch.sparse_csr: ("crow_indices", "col_indices", "values"),
@@ -214,6 +217,8 @@ class _Flattener:
         else:
             assert isinstance(value, np.random.RandomState)
             kind, state = "numpy.random.RandomState", value.get_state(legacy=False)
+        if isinstance(state, dict) and state.get("bit_generator", "PCG64") not in BIT_GENERATORS:
+            raise self._refusal(value, f"its bit generator is {state['bit_generator']}")
         self._emit(key, RngState(kind))
         self._children(value, [("state", None, state)])
 

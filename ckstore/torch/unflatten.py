@@ -33,7 +33,7 @@ from ckstore.objects.tree import (
     Tuple,
     Wrapper,
 )
-from ckstore.torch.flatten import FACTORIES, SPARSE_PARTS
+from ckstore.torch.flatten import BIT_GENERATORS, FACTORIES, SPARSE_PARTS
 from ckstore.torch.numpy_values import from_numpy_leaf
 from ckstore.torch.registry import ENCODERS
 from ckstore.torch.storages import Storages
@@ -326,19 +326,26 @@ def _python_random(state: Any) -> random.Random:
     return generator
 
 
-_BIT_GENERATORS = {"PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"}
+def _bit_generator(state: dict[str, Any]) -> np.random.BitGenerator:
+    """A bit generator in that state. Positions are checked here: numpy reads wherever they point."""
+    if state["bit_generator"] not in BIT_GENERATORS:
+        raise ValueError(f"unknown bit generator {state['bit_generator']!r}")
+    bits: np.random.BitGenerator = getattr(np.random, state["bit_generator"])()
+    known = bits.state
+    for place, held in ((state, known), (state["state"], known["state"])):
+        for name, most in (("pos", 624), ("buffer_pos", 4)):
+            if name in held and not 0 <= place[name] <= most:
+                raise ValueError(f"the position {place[name]} is outside of the state")
+    bits.state = state
+    return bits
 
 
 def _numpy_generator(state: dict[str, Any]) -> np.random.Generator:
-    if state["bit_generator"] not in _BIT_GENERATORS:
-        raise ValueError(f"unknown bit generator {state['bit_generator']!r}")
-    bits = getattr(np.random, state["bit_generator"])()
-    bits.state = state
-    return np.random.Generator(bits)
+    return np.random.Generator(_bit_generator(state))
 
 
 def _numpy_random_state(state: dict[str, Any]) -> np.random.RandomState:
-    generator = np.random.RandomState()
+    generator = np.random.RandomState(_bit_generator(state))
     generator.set_state(state)
     return generator
 

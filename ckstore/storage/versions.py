@@ -1,0 +1,39 @@
+"""Earlier versions of a component's chunks: what lay in the same place in an older tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckstore.objects.tree import Tensor, Tree, Whole, dotted, walk
+
+if TYPE_CHECKING:
+    from ckstore.objects.draft import Draft, Span
+
+
+class Versions:
+    """The chunks of `tree`, or of nothing, by place: spans by path, dtype and length, slabs by dtype and length."""
+
+    def __init__(self, tree: Tree | None) -> None:
+        self._tree = tree
+        self._slabs = {} if tree is None else {(slab.dtype, slab.length): slab.ids for slab in tree.slabs}
+        self._spans: dict[tuple[str, str, int], bytes] | None = None
+
+    def of_span(self, span: Span) -> bytes:
+        """Ids of the chunks of the span at the same path, one after another; empty where there was none like it."""
+        if self._tree is None:
+            return b""
+        if self._spans is None:
+            self._spans = {
+                (dotted(node.keys), value.dtype, value.data.length): value.data.ids
+                for node in walk(self._tree.entries)
+                if isinstance(value := node.entry.value, Tensor) and isinstance(value.data, Whole)
+            }
+        return self._spans.get((span.path, span.dtype, span.length), b"")
+
+    def of_slab(self, dtype: str, length: int) -> bytes:
+        """Ids of the chunks of the slab of that dtype, if it was as long."""
+        return self._slabs.get((dtype, length), b"")
+
+    def likeness(self, draft: Draft) -> int:
+        """How many bytes of a draft's own spans have an earlier version here."""
+        return sum(span.length for span in draft.spans if self.of_span(span))

@@ -21,7 +21,10 @@ def figures() -> str:
     many, commands = core["10,000 tensors of 1 KiB"], core["commands"]
     checkout = core["checkout"]
     rows = [
-        ("commit of an unchanged 1.26 GB state, 2 threads", f"{two['commit_s']:.2f} s, {two['added_bytes']:.0f} bytes added"),
+        (
+            "commit of an unchanged 1.26 GB state, 2 threads",
+            f"{two['commit_s']:.2f} s, {two['added_bytes']:.0f} bytes added",
+        ),
         ("... as a share of BLAKE3's own speed on the same threads", f"{two['share_of_blake3_speed']:.0%}"),
         ("... the same on 1 thread", f"{one['commit_s']:.2f} s, {one['share_of_blake3_speed']:.0%}"),
         (
@@ -32,11 +35,14 @@ def figures() -> str:
             f"memory a checkout of {checkout['state_bytes'] / 1e6:.0f} MB takes beyond the state itself",
             f"{checkout['extra_bytes'] / 1e6:.0f} MB",
         ),
-        ("`ckstore --help` / `ckstore log -n 20` of 1,000 commits", f"{commands['help_s']:.2f} s / {commands['log_s']:.2f} s"),
+        (
+            "`ckstore --help` / `ckstore log -n 20` of 1,000 commits",
+            f"{commands['help_s']:.2f} s / {commands['log_s']:.2f} s",
+        ),
     ]
     table = "".join(f"| {what} | {value} |\n" for what, value in rows)
     return (
-        "Medians of one run of `python benchmarks/bench_core.py` on two cores of a shared virtual machine with a local disk;\n"
+        "Medians of one run of `python benchmarks/bench_core.py` on two cores of a shared virtual machine;\n"
         "machines differ, ratios less so.\n\n"
         f"| what | measured |\n|---|---|\n{table}"
     )

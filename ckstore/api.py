@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckstore.errors import NoRepository
+from ckstore.errors import InvalidInput, NoRepository
 from ckstore.porcelain.checkout import checkout, switch
 from ckstore.porcelain.commit import CommitOptions, commit_file, commit_state
 from ckstore.porcelain.init import init
@@ -46,6 +46,8 @@ def open(
     for network mounts and read-only repositories or with `index="cache"`, under `cache`
     (default: `$XDG_CACHE_HOME/ckstore`). Raises `NoRepository` with `create=False`, else `Format`, `Integrity`.
     """
+    if index not in ("auto", "cache"):
+        raise InvalidInput(f"index={index!r} is neither 'auto' nor 'cache'")
     folder = Path(path)
     where = Path(cache) if cache is not None else default_cache()
     try:

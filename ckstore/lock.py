@@ -88,7 +88,8 @@ class FileLock:
             self._inner.release()
 
     def _acquire(self, deadline: float, timeout_s: float) -> int:
-        descriptor = durable.open_lock_file(self.path)
+        # Known before it is locked, so that a child forked in between lets go of its copy.
+        descriptor = self._descriptor = durable.open_lock_file(self.path)
         nap_s = 0.0005
         try:
             while not _set_lock(descriptor):
@@ -96,7 +97,6 @@ class FileLock:
                     raise self._locked(timeout_s)
                 time.sleep(nap_s)
                 nap_s = min(nap_s * 1.5, _LONGEST_NAP_S)
-            self._descriptor = descriptor
             durable.overwrite(descriptor, json.dumps(holder()).encode())
         except BaseException:
             self._descriptor = -1

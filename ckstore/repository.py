@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckstore.digest import Kind
+from ckstore.digest import Kind, object_id
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
@@ -46,7 +46,9 @@ class Commits:
     def read_commit(self, id: bytes) -> Commit:
         """A commit by id, from the index where it has it. Raises `Integrity`."""
         data = self._store.ask(lambda view: view.commit(id))
-        return decode_commit(data if data is not None else self._store.objects.read(Kind.COMMIT, id))
+        if data is None or object_id(Kind.COMMIT, data) != id:
+            data = self._store.objects.read(Kind.COMMIT, id)
+        return decode_commit(data)
 
     def ids_beginning(self, prefix: str) -> list[bytes]:
         """Ids of commits that begin with these hexadecimal digits."""

@@ -46,11 +46,11 @@ def full(commit: CommitInfo, head: str | None) -> str:
 
 def names(commit: CommitInfo, head: str | None) -> str:
     """Refs on a commit, the current branch first."""
-    branches = [f"HEAD -> {name}" if name == head else name for name in commit.branches]
+    branches = [f"HEAD -> {name}" if name == head else name for name in map(printable, commit.branches)]
     if commit.is_head and head is None:
         branches.insert(0, "HEAD")
     return ", ".join(
-        sorted(branches, key=lambda name: not name.startswith("HEAD")) + [f"tag: {t}" for t in commit.tags]
+        sorted(branches, key=lambda name: not name.startswith("HEAD")) + [f"tag: {printable(t)}" for t in commit.tags]
     )
 
 
@@ -61,8 +61,8 @@ def chips(commit: CommitInfo) -> list[str]:
 
 def moment(commit: CommitInfo) -> str:
     """When, in the author's own time."""
-    zone = datetime.timezone(datetime.timedelta(minutes=commit.offset_min))
     try:
+        zone = datetime.timezone(datetime.timedelta(minutes=commit.offset_min))
         return datetime.datetime.fromtimestamp(commit.time_ns / 1e9, zone).strftime("%Y-%m-%d %H:%M:%S %z")
     except (OverflowError, ValueError, OSError):
         return f"{commit.time_ns} ns"

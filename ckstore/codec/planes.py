@@ -71,6 +71,8 @@ class Planes:
     def entropy(self, raw: memoryview, width: int, *, rotate: bool, base: memoryview | None = None) -> float:
         """What `encode` would about come to: bytes of order-0 entropy, plane by plane."""
         count = raw.nbytes // width
+        if not count:
+            return 0.0
         planes = self._room(count, width)
         self._split(raw, planes, width, rotate=rotate, base=base)
         total = 0.0

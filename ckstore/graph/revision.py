@@ -72,7 +72,7 @@ def check_ref_name(name: str, what: str) -> None:
         long = len(name.encode()) > _REF_LIMIT
     except (UnicodeEncodeError, AttributeError):
         long = True
-    if not name or long or _BAD_REF.search(name) or name in _RESERVED:
+    if not name or long or not name.isprintable() or _BAD_REF.search(name) or name in _RESERVED:
         raise InvalidInput(
             f"{name!r} cannot name a {what}",
             hint="use letters, digits, and - _ . / inside the name; no spaces, no ~ ^ : ? * [ @ and no leading -",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+FILES = "@files"
+"""The component that holds committed files; its name cannot be a state's."""
+
 
 class Component(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A top entry of a checkpoint and the id of its tree."""

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckstore.digest import Kind
 from ckstore.errors import Format, InvalidInput
-from ckstore.objects.encoding import decode_commit, decode_page, decode_tree
+from ckstore.objects.encoding import decode_page, decode_tree
 from ckstore.objects.leaf import Chunks
 from ckstore.objects.tree import MAX_CHUNK_SIZE, Entry, Tree, check_run, split_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckstore.objects.commit import Commit
     from ckstore.objects.leaf import Blob
 
 
@@ -28,11 +27,6 @@ class ObjectReader(Protocol):
 
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """`read_into` for many chunks at once, on as many threads as the reader has."""
-
-
-def read_commit(reader: ObjectReader, id: bytes) -> Commit:
-    """The commit named `id`."""
-    return decode_commit(reader.read(Kind.COMMIT, id))
 
 
 def read_tree(reader: ObjectReader, id: bytes) -> Tree:

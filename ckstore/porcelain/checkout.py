@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckstore import durable
-from ckstore.errors import CkstoreError, Format, InvalidInput, NoRevision
+from ckstore.errors import Format, InvalidInput, NoRevision
 from ckstore.files.assemble import assemble
-from ckstore.objects.reader import read_tree
+from ckstore.objects.commit import FILES
+from ckstore.objects.plain import from_plain
+from ckstore.objects.reader import read_blob, read_tree
 from ckstore.objects.structure import nearest
-from ckstore.objects.tree import File, dotted, walk
+from ckstore.objects.tree import File, walk
 from ckstore.progress import SILENT
 from ckstore.storage.record import HEAD, HEADS, RefMove, Symbolic
 from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from ckstore.objects.commit import Commit
+    from ckstore.objects.leaf import Key
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Repository
-
-_FILES = "@files"
 
 
 @dataclass(frozen=True)
@@ -90,24 +91,30 @@ def checkout(
 
 
 def _files(repository: Repository, commit: Commit, id: bytes) -> tuple[Tree, list[tuple[str, File]]]:
-    tree_id = next((entry.tree for entry in commit.components if entry.name == _FILES), None)
+    tree_id = next((entry.tree for entry in commit.components if entry.name == FILES), None)
     if tree_id is None:
         raise InvalidInput(
             f"commit {id.hex()[:12]} was made from memory and holds no files",
             hint=f"load it in Python: ckstore.open(...)[{id.hex()[:12]!r}].load()",
         )
     own = read_tree(repository.store.objects, tree_id)
-    found = [(dotted(node.keys), node.entry.value) for node in walk(own.entries)]
+    found = [(_name(repository, own, node.entry.key), node.entry.value) for node in walk(own.entries)]
     return own, [(name, value) for name, value in found if isinstance(value, File)]
+
+
+def _name(repository: Repository, own: Tree, key: Key) -> str:
+    """A file's name; one that is not UTF-8 comes back with its surrogates."""
+    plain = from_plain(key, lambda blob: read_blob(repository.store.objects, blob, own.chunk_size))
+    return plain if isinstance(plain, str) else ""
 
 
 def _target(output: Path, name: str, *, alone: bool) -> Path:
     """Where a file goes. Raises `Format` for a name that would leave the folder."""
-    relative = PurePosixPath(name)
-    if not relative.parts or relative.is_absolute() or ".." in relative.parts or "\\" in name or "\0" in name:
-        raise Format(f"the commit names the file {name!r}, which would leave the target folder")
     if alone and not output.is_dir():
         return output
+    relative = Path(name)
+    if not relative.parts or relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        raise Format(f"the commit names the file {name!r}, which would leave the target folder", hint="give -o FILE")
     return output / relative
 
 
@@ -115,7 +122,7 @@ def _write(
     repository: Repository, target: Path, file: File, own: Tree, trees: dict[str, Tree], progress: Progress
 ) -> None:
     durable.make_folder(target.parent)
-    part = target.with_name(f".{target.name[:200]}.{os.urandom(6).hex()}.part")
+    part = target.with_name(f".ckstore-{os.urandom(8).hex()}.part")
     try:
         with durable.create(part) as out:
             for view in assemble(file, own, trees, repository.store.objects):
@@ -126,6 +133,6 @@ def _write(
         os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
         durable.rename(part, target)
         durable.sync_folder(target.parent)
-    except (CkstoreError, OSError):
+    except BaseException:
         durable.unlink(part)
         raise

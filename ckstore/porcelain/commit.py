@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
@@ -15,7 +17,7 @@ from ckstore.digest import Kind
 from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound
 from ckstore.files.detect import parse
 from ckstore.graph.revision import check_ref_name
-from ckstore.objects.commit import Commit, Component, Metric
+from ckstore.objects.commit import FILES, Commit, Component, Metric
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor
 from ckstore.objects.encoding import encode, float_bits
 from ckstore.objects.plain import to_key
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
     from ckstore.objects.leaf import Blob
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
-
-FILES = "@files"
-"""The component that holds committed files; its name cannot be a state's."""
 
 _LIKE_AT_MOST = 8
 """Branches that a new one without a parent is compared with, the newest first."""
@@ -111,6 +110,8 @@ def commit_file(
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     with file:
         about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise InvalidInput(f"{path} is no regular file", hint="write it to a file first")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if about.st_size else b""
         data = memoryview(mapped)
         parsed = parse(path.name, data, opaque=opaque)
@@ -233,12 +234,15 @@ def _earlier(
 
     A tree that cannot be read serves nobody and stops nothing.
     """
-    newest = sorted(commits.branches.values(), key=lambda tip: -commits.read_commit(tip).time_ns)
-    candidates = parents or newest[:_LIKE_AT_MOST]
+    readable: dict[bytes, Commit] = {}
+    for tip in parents or commits.branches.values():
+        with suppress(Format, Integrity):
+            readable[tip] = commits.read_commit(tip)
+    newest = sorted(readable.values(), key=lambda commit: -commit.time_ns)[:_LIKE_AT_MOST]
     found: dict[str, Tree] = {}
     best: dict[str, int] = {}
-    for id in candidates:
-        for component in commits.read_commit(id).components:
+    for commit in newest:
+        for component in commit.components:
             draft = drafts.get(component.name)
             if draft is None:
                 continue

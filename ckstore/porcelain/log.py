@@ -10,7 +10,9 @@ from ckstore.graph.history import CommitInfo, ancestry, describe
 from ckstore.graph.revision import resolve
 
 if TYPE_CHECKING:
-    from ckstore.repository import Commits, Repository
+    from collections.abc import Mapping
+
+    from ckstore.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,16 @@ def log(repository: Repository, options: LogOptions) -> tuple[CommitInfo, ...]:
         tips = [resolve(options.revision, commits, options.now_ns)]
     elif commits.head is not None:
         tips = [commits.head]
-    found = islice(ancestry(tips, commits.read_commit), options.limit)
-    return tuple(_with_names(describe(id, commit), id, commits) for id, commit in found)
-
-
-def _with_names(info: CommitInfo, id: bytes, commits: Commits) -> CommitInfo:
-    return replace(
-        info,
-        branches=tuple(sorted(name for name, tip in commits.branches.items() if tip == id)),
-        tags=tuple(sorted(name for name, tagged in commits.tags.items() if tagged == id)),
-        is_head=commits.head == id,
+    branches, tags = _by_commit(commits.branches), _by_commit(commits.tags)
+    return tuple(
+        replace(describe(id, commit, branches.get(id, ()), tags.get(id, ())), is_head=commits.head == id)
+        for id, commit in islice(ancestry(tips, commits.read_commit), options.limit)
     )
+
+
+def _by_commit(names: Mapping[str, bytes]) -> dict[bytes, list[str]]:
+    """Ref names by the commit they are on."""
+    found: dict[bytes, list[str]] = {}
+    for name, id in names.items():
+        found.setdefault(id, []).append(name)
+    return found

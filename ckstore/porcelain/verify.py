@@ -11,6 +11,7 @@ from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
 from ckstore.storage.index import View
+from ckstore.storage.journal import Diverged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,13 +66,13 @@ def verify(repository: Repository, progress: Progress = SILENT, *, read_data: bo
 def _journal(repository: Repository) -> Iterator[Finding]:
     """The newest segment read from its first byte, against what the index followed."""
     store = repository.store
+    copies = store.ask(View.copies)  # first: a commit beside this one may lengthen the journal meanwhile
     try:
         frames = [store.journal.newest_snapshot()]
         frames += store.journal.read(frames[0].end).frames
-    except CkstoreError as error:
+    except (OSError, CkstoreError, Diverged) as error:
         yield Finding("journal", str(error))
         return
-    copies = store.ask(View.copies)
     if [frame.raw for frame in frames[: len(copies)]] != copies:
         yield Finding("journal", "the journal is not the one the index followed")
 

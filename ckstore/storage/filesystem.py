@@ -13,7 +13,7 @@ _NETWORK = frozenset(
     | {"pvfs2", "orangefs", "wekafs", "panfs"}
 )
 _MOUNTS = Path("/proc/self/mountinfo")
-_LOCKLESS = frozenset({"nolock", "localflock", "local_lock=all", "local_lock=posix"})
+_LOCKLESS = frozenset({"nolock", "localflock", "nobrl", "local_lock=all", "local_lock=posix"})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ckstore.errors import Integrity, SaveFailed, StoreFull
 from ckstore.pack.format import Frame, Row
 from ckstore.storage.journal import Cursor, JournalFrame
 from ckstore.storage.lmdb_file import is_mappable
-from ckstore.storage.record import PackEntry, Record, Ref, RefMove, Snapshot, Target
+from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,9 +104,11 @@ class _Shared:
     def current(self) -> lmdb.Environment:
         """The environment of this process; a forked child's is its own."""
         if self.pid != os.getpid():
-            self.environment.close()
-            self.pid = os.getpid()
-            self.environment = self._open()
+            with _REGISTRY.lock:
+                if self.pid != os.getpid():
+                    self.environment.close()
+                    self.environment = self._open()
+                    self.pid = os.getpid()
         return self.environment
 
     def reopen(self, broken: lmdb.Environment) -> lmdb.Environment:
@@ -389,11 +391,3 @@ def _write_errors() -> Iterator[None]:
         raise SaveFailed(
             f"cannot write the index: {error}", hint="check the disk (`dmesg`), then save again"
         ) from error
-
-
-def moves_refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:
-    """The first of `moves` whose ref is not at its `old` any more, or None."""
-    for move in moves:
-        if view.ref(move.name) != move.old:
-            return move
-    return None

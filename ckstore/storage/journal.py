@@ -7,6 +7,7 @@ multiple of eight bytes, and the chain hash over the header (which holds the pre
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ import msgspec
 from ckstore import durable
 from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, checksum, derived
 from ckstore.errors import CkstoreError, Format, Integrity
-from ckstore.storage.record import Record, Snapshot
+from ckstore.storage.record import Record, Snapshot, fold
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,11 +69,17 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.unsettled = -1
+        """The segment that failed to sync: it is not synced again, and may yet hold what was cut from it."""
 
     def segments(self) -> list[int]:
         """Numbers of the segments, ascending."""
         found = []
-        for path in self.folder.iterdir():
+        try:
+            names = list(self.folder.iterdir())
+        except OSError as error:
+            raise Integrity(f"cannot read {self.folder}: {error.strerror}", hint="restore it from a backup") from error
+        for path in names:
             if path.name.endswith(_SUFFIX) and not path.name.startswith("."):
                 try:
                     found.append(int(path.name.removesuffix(_SUFFIX), 16))
@@ -84,12 +91,17 @@ class Journal:
         return self.folder / f"{segment:08x}{_SUFFIX}"
 
     def moved(self, cursor: Cursor) -> bool:
-        """Whether anything may have come after `cursor`. Cheap: one stat and one listing."""
+        """Whether anything may have come after `cursor`, or another history stands here. One small read, one listing.
+
+        The file is opened, not only looked at: that is what makes a network file system ask its server.
+        """
         try:
-            size = self.path(cursor.segment).stat().st_size
+            with self.path(cursor.segment).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                before = os.pread(file.fileno(), ID_SIZE, cursor.offset - ID_SIZE)
         except OSError:
             return True
-        return size != cursor.offset or self.segments()[-1:] != [cursor.segment]
+        return (size, before) != (cursor.offset, cursor.hash) or self.segments()[-1:] != [cursor.segment]
 
     def begin(self, segment: int, snapshot: Snapshot, seq: int, previous: bytes) -> JournalFrame:
         """Write segment `segment`, durable before it can be seen: a snapshot that stands for all up to `seq`."""
@@ -109,7 +121,7 @@ class Journal:
                 raise Integrity(f"{file.path} is {file.size_bytes} bytes long where {cursor.offset} were expected")
             try:
                 file.write(frame.raw)
-                file.sync()
+                self._sync(file, cursor.segment)
             except CkstoreError:
                 file.truncate(cursor.offset)
                 raise
@@ -118,7 +130,7 @@ class Journal:
     def settle(self, segment: int) -> None:
         """Sync what someone else appended, so that nothing derived from it can outlive it."""
         with durable.append(self.path(segment)) as file:
-            file.sync()
+            self._sync(file, segment)
 
     def cut(self, cursor: Cursor, aside: Path) -> None:
         """Copy what follows `cursor` to the file `aside`, then cut the segment there. For a torn tail only."""
@@ -128,7 +140,23 @@ class Journal:
             durable.put(aside, source.read())
         with durable.append(path) as file:
             file.truncate(cursor.offset)
-            file.sync()
+            self._sync(file, cursor.segment)
+
+    def _sync(self, file: durable.DurableFile, segment: int) -> None:
+        self.unsettled = segment
+        file.sync()
+        self.unsettled = -1
+
+    def fold(self, cursor: Cursor) -> Snapshot:
+        """What the newest segment amounts to up to `cursor`, its end. Raises `Integrity`."""
+        first = self.newest_snapshot()
+        try:
+            frames = [first, *self.read(first.end).frames]
+        except Diverged as error:
+            raise Integrity("the journal changed while it was read", hint="try again") from error
+        if (frames[-1].end.seq, frames[-1].end.hash) != (cursor.seq, cursor.hash):
+            raise Integrity("the index is not at the journal's end", hint="try again")
+        return fold([frame.content for frame in frames])
 
     def newest_snapshot(self) -> JournalFrame:
         """The snapshot that begins the newest segment. Raises `Integrity` where there is none."""

@@ -73,9 +73,9 @@ class Packer:
         self._streams.clear()
         if left:
             shared = self._open()
+            self._finished.append(shared)
             for frame, payload in left:
                 shared.writer.add(frame, payload)
-            self._finished.append(shared)
         while self._finished:
             pack = self._finished.pop()
             try:
@@ -108,7 +108,11 @@ class Packer:
 class _OpenPack:
     def __init__(self, file: durable.DurableFile, name: bytes) -> None:
         self.file = file
-        self.writer = PackWriter(file, name)
+        try:
+            self.writer = PackWriter(file, name)
+        except BaseException:
+            file.close()
+            raise
 
 
 class _Stream:
@@ -123,6 +127,8 @@ class _Stream:
 
     def add(self, frame: Frame, payload: bytes | memoryview, full: Callable[[_OpenPack], None]) -> None:
         with self._lock:
+            if self.pack is None and isinstance(payload, memoryview):
+                payload = bytes(payload)  # it waits here while its buffer is used for others
             self.pending.append((frame, payload))
             self._pending_bytes += frame.stored_length
             if self.pack is not None or self._pending_bytes >= SMALL:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Symbolic(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -56,3 +61,17 @@ class Snapshot(Struct, frozen=True, array_like=True, forbid_unknown_fields=True,
 
     packs: tuple[PackEntry, ...]
     refs: tuple[Ref, ...]
+
+
+def fold(contents: Sequence[Record | Snapshot]) -> Snapshot:
+    """What a snapshot and the records after it amount to; a later snapshot begins anew."""
+    packs: list[PackEntry] = []
+    refs: dict[str, Target] = {}
+    for content in contents:
+        if isinstance(content, Snapshot):
+            packs, refs = list(content.packs), {ref.name: ref.target for ref in content.refs}
+            continue
+        packs += content.packs
+        refs |= {move.name: move.new for move in content.refs}
+    kept = tuple(Ref(name, target) for name, target in sorted(refs.items()) if target is not None)
+    return Snapshot(tuple(packs), kept)

@@ -16,6 +16,9 @@ from ckstore.storage.journal import Cursor, Diverged, Journal, JournalFrame, fir
 from ckstore.storage.record import Record, Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from ckstore.storage.index import Index, PackRows
     from ckstore.storage.layout import Layout
 
@@ -34,15 +37,30 @@ class Recovery:
         """Bring the index to the journal's end; set a torn tail aside and cut it. Raises `Integrity`."""
         try:
             cursor = self._index.cursor()
+            if cursor is None:
+                self.rebuild()
+            elif self._journal.moved(cursor):
+                try:
+                    self._follow(cursor)
+                except Diverged:
+                    self._reconcile(cursor)
         except IndexDamaged:
-            cursor = None
-        if cursor is None:
             self.rebuild()
-        elif self._journal.moved(cursor):
-            try:
-                self._follow(cursor)
-            except Diverged:
-                self._reconcile(cursor)
+
+    def mend_journal(self, locked: Callable[[], AbstractContextManager[None]]) -> None:
+        """Begin a new segment where records that the index followed are damaged in the newest one.
+
+        Looks first, and takes the lock only where there is something to mend.
+        """
+        if self._is_damaged():
+            with locked():
+                self.catch_up()
+                if self._is_damaged():
+                    self._reconcile(self._index.cursor())
+
+    def _is_damaged(self) -> bool:
+        cursor = self._index.cursor()
+        return cursor is not None and self._may_write and self._journal_lost_records(cursor)
 
     def rebuild(self) -> None:
         """Make the index anew from journal and packs."""
@@ -52,36 +70,41 @@ class Recovery:
         except Diverged as error:
             raise Integrity("the journal changed while it was read", hint="try again") from error
         frames = [snapshot, *tail.frames]
-        self._settle(frames)
-        self._index.rebuild(frames, self._rows)
+        self._index.rebuild(self._settled(frames), self._rows)
         self._cut(frames[-1].end, tail.torn_bytes)
 
     def _follow(self, cursor: Cursor) -> None:
         tail = self._journal.read(cursor)
         if tail.frames:
-            self._settle(tail.frames)
-            self._index.apply(cursor, tail.frames, self._rows)
+            self._index.apply(cursor, self._settled(tail.frames), self._rows)
             cursor = tail.frames[-1].end
         self._cut(cursor, tail.torn_bytes)
 
-    def _settle(self, frames: list[JournalFrame]) -> None:
-        """Nothing enters the index that could still vanish from the journal."""
+    def _settled(self, frames: list[JournalFrame]) -> list[JournalFrame]:
+        """`frames`, synced: nothing enters the index that could still vanish from the journal.
+
+        A segment that failed to sync before is not synced again: another begins, with a snapshot that comes last.
+        """
+        end = frames[-1].end
         if not self._may_write:
-            return
-        self._journal.settle(frames[-1].end.segment)
+            return frames
+        if end.segment == self._journal.unsettled:
+            return [*frames, self._journal.begin(end.segment + 1, self._journal.fold(end), end.seq, end.hash)]
+        self._journal.settle(end.segment)
         if any(isinstance(frame.content, Snapshot) for frame in frames):
             # Who began that segment, or made the repository, may have died before the name was durable.
             durable.sync_folder(self._layout.journal)
             durable.sync_folder(self._layout.root.parent)
+        return frames
 
     def _cut(self, cursor: Cursor, torn_bytes: int) -> None:
-        if torn_bytes and self._may_write:
+        if torn_bytes and self._may_write and cursor.segment != self._journal.unsettled:
             name = f"journal-{cursor.segment:08x}-{cursor.offset}-{time.time_ns()}"
             self._journal.cut(cursor, self._layout.quarantine / name)
 
-    def _reconcile(self, cursor: Cursor) -> None:
+    def _reconcile(self, cursor: Cursor | None) -> None:
         """The index is not on the journal's chain: mend a damaged journal from its copies, else rebuild the index."""
-        if not (self._may_write and self._journal_lost_records(cursor)):
+        if cursor is None or not (self._may_write and self._journal_lost_records(cursor)):
             self.rebuild()
             return
         warnings.warn(

@@ -54,6 +54,8 @@ class Scratch:
     def _sweep(self) -> None:
         dead = []
         for folder in self._layout.tmp.iterdir():
+            if not folder.is_dir():
+                continue
             owner = FileLock(folder / _OWNER)
             try:
                 free = owner.try_acquire()
@@ -67,11 +69,12 @@ class Scratch:
         if not dead:
             return
         named = self._named_packs()
-        for path in self._layout.packs.iterdir():
-            if path.name not in named:
-                durable.unlink(path)
-        for path in self._layout.journal.glob(".*.part"):
+        strays = [path for path in self._layout.packs.iterdir() if path.name not in named]
+        strays += self._layout.journal.glob(".*.part")
+        for path in strays:
             durable.unlink(path)
+        for folder in {path.parent for path in strays}:
+            durable.sync_folder(folder)  # before what points to them goes
         for folder in dead:
             for path in folder.iterdir():
                 durable.unlink(path)

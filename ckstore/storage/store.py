@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ckstore import durable
-from ckstore.digest import Kind
-from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed
+from ckstore.digest import Kind, derived
+from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed, StoreFull
 from ckstore.lock import FileLock
 from ckstore.pack.reader import read_sealed, scan
 from ckstore.storage.filesystem import mount_of
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0
 _READER_PATIENCE_S = 5.0
+
+
+def _place(root: Path) -> str:
+    """Names host and copy of a repository: no two of them may share a cached index."""
+    about = root.stat()
+    return derived("ckstore cache v1", f"{socket.gethostname()}\n{about.st_dev}\n{about.st_ino}".encode()).hex()[:16]
 
 
 def create(folder: Path, branch: str) -> Layout:
@@ -75,12 +82,15 @@ class Store:
         self.layout = layout
         self.id = read_format(layout)
         self.may_write = os.access(layout.root, os.W_OK)
+        if self.may_write:
+            for folder in (layout.packs, layout.tmp, layout.quarantine):
+                durable.make_folder(folder)  # copies often leave empty folders out
         mount = mount_of(layout.root)
         mount.check_locks()
         self.lock = FileLock(layout.lock)
         self.journal = Journal(layout.journal)
         in_cache = index_in_cache or mount.is_network or not self.may_write
-        self.index = self._open_index(cache / self.id if in_cache else layout.index)
+        self.index = self._open_index(cache / self.id / _place(layout.root) if in_cache else layout.index)
         self.workers = Workers(threads)
         self.packs = PackFiles(layout)
         self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
@@ -88,6 +98,10 @@ class Store:
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1
         self.refresh()
+        try:
+            self._recovery.mend_journal(self.locked)
+        except IndexDamaged:
+            self.rebuild_index()
 
     def close(self) -> None:
         """End the threads, let go of packs and index."""
@@ -124,7 +138,7 @@ class Store:
         try:
             with self.locked(_READER_PATIENCE_S):
                 self._recovery.catch_up()
-        except Locked:
+        except (Locked, StoreFull):
             if cursor is None:
                 raise
             return False
@@ -158,11 +172,11 @@ class Store:
         Once the record is durable a failing index is a warning: the next open follows the journal again.
         """
         cursor = self._cursor()
-        if cursor.segment == self._abandoned or self._is_long(cursor):
+        if cursor.segment in (self._abandoned, self.journal.unsettled) or self._is_long(cursor):
             cursor = self._begin_segment(cursor)
         try:
             frame = self.journal.append(cursor, record)
-        except CkstoreError:
+        except (SaveFailed, StoreFull):
             self._abandon(cursor)
             raise
         new = {pack.entry.name: pack for pack in packs}
@@ -184,9 +198,12 @@ class Store:
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
                     commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
-        except (OSError, Format, Integrity) as error:
+        except (FileNotFoundError, Format, Integrity) as error:
             warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
             return None
+        except OSError as error:
+            # Not the pack's fault: following stops here and goes on at the next try.
+            raise SaveFailed(f"cannot read pack {entry.name.hex()}: {error.strerror}", hint="try again") from error
         return NewPack(entry, rows, commits)
 
     def _open_index(self, folder: Path) -> Index:
@@ -212,9 +229,7 @@ class Store:
         return cursor.offset > 4 * self.journal.newest_snapshot().end.offset
 
     def _begin_segment(self, cursor: Cursor) -> Cursor:
-        with self.index.reading() as view:
-            snapshot = view.snapshot()
-        frame = self.journal.begin(cursor.segment + 1, snapshot, cursor.seq, cursor.hash)
+        frame = self.journal.begin(cursor.segment + 1, self.journal.fold(cursor), cursor.seq, cursor.hash)
         self.index.apply(cursor, [frame], self.pack_rows)
         return frame.end
 
@@ -227,6 +242,12 @@ class Store:
             warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
 
     def _named_packs(self) -> set[str]:
+        """File names of packs that records name. A record that failed must not outlive its packs: it is made void."""
         self.catch_up()
-        with self.index.reading() as view:
-            return {self.layout.pack(entry.name).name for entry in view.packs()}
+        cursor = self._cursor()
+        if cursor.segment == self.journal.unsettled:
+            self._begin_segment(cursor)
+        else:
+            self.journal.settle(cursor.segment)
+        snapshot = self.journal.fold(self._cursor())
+        return {self.layout.pack(entry.name).name for entry in snapshot.packs}

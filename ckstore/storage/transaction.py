@@ -18,9 +18,9 @@ from ckstore import durable
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
 from ckstore.digest import Kind, object_id
-from ckstore.errors import Conflict, Integrity
+from ckstore.errors import Conflict, Integrity, InvalidInput
 from ckstore.storage.chain import Base, base_for
-from ckstore.storage.index import NewPack, moves_refused
+from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.record import PackEntry, Record, RefMove
 from ckstore.storage.workers import PerThread
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ckstore.pack.writer import Sealed
+    from ckstore.storage.index import View
     from ckstore.storage.store import Store
 
 
@@ -53,6 +54,15 @@ class _Scratch:
     def __init__(self) -> None:
         self.coder = Coder()
         self._older = bytearray()
+        self._copy = bytearray()
+
+    def copy(self, raw: memoryview) -> memoryview:
+        """`raw` as it is now, whatever its owner does to it next."""
+        if len(self._copy) < raw.nbytes:
+            self._copy = bytearray(raw.nbytes)
+        copied = memoryview(self._copy)[: raw.nbytes]
+        copied[:] = raw
+        return copied
 
     def room(self, length: int) -> memoryview:
         if len(self._older) < length:
@@ -145,7 +155,7 @@ class Transaction:
     def _publish_locked(self, packs: list[Sealed], record: Record) -> Written:
         store = self._store
         with store.index.reading() as view:
-            refused = moves_refused(view, record.refs)
+            refused = _refused(view, record.refs)
         for pack in packs:
             durable.rename(self._packer.part(pack.name), store.layout.pack(pack.name))
         if packs:
@@ -198,6 +208,11 @@ class Transaction:
 
     def _encode(self, kind: Kind, id: bytes, raw: memoryview, piece: Piece) -> None:
         scratch = self._scratch.get(_Scratch)
+        raw = scratch.copy(raw)
+        if object_id(kind, raw) != id:
+            raise InvalidInput(
+                "the state changed while it was being committed", hint="commit between steps, or commit a copy"
+            )
         base = self._base(raw, piece.before) if piece.before is not None else None
         if base is None:
             encoded = scratch.coder.encode(raw, piece.dtype)
@@ -209,3 +224,11 @@ class Transaction:
             self._packer.add(piece.stream, kind, id, raw.nbytes, encoded, base.location.frame.id, base.version)
         else:
             self._packer.add(piece.stream, kind, id, raw.nbytes, encoded)
+
+
+def _refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:
+    """The first of `moves` whose ref is not at its `old` any more, or None."""
+    for move in moves:
+        if view.ref(move.name) != move.old:
+            return move
+    return None

@@ -213,7 +213,7 @@ class _Flattener:
         elif isinstance(value, random.Random):
             kind, state = "random.Random", value.getstate()
         elif isinstance(value, np.random.Generator):
-            kind, state = "numpy.random.Generator", value.bit_generator.state
+            kind, state = "numpy.random.Generator", {**value.bit_generator.state, "seed_seq": _seed(value)}
         else:
             assert isinstance(value, np.random.RandomState)
             kind, state = "numpy.random.RandomState", value.get_state(legacy=False)
@@ -268,6 +268,12 @@ def _unexpanded(indices: torch.Tensor) -> torch.Tensor:
     """Indices with memory for each of them."""
     held = indices.untyped_storage().nbytes()
     return indices if indices.numel() * indices.element_size() <= held else indices.contiguous()
+
+
+def _seed(generator: np.random.Generator) -> dict[str, object] | None:
+    """What a generator's children are spawned from."""
+    sequence = generator.bit_generator.seed_seq
+    return dict(sequence.state) if isinstance(sequence, np.random.SeedSequence) else None
 
 
 def _pickled(blob: Blob) -> Pickled:

@@ -42,6 +42,8 @@ def check(targets: Mapping[str, object], states: Mapping[str, object], *, strict
             _check_module(name, target, state, missing, unexpected, misfits)
         elif isinstance(target, torch.optim.Optimizer):
             _check_optimizer(name, target, state, misfits)
+        else:
+            _check_keys(name, target, state, missing, unexpected)
     if misfits:
         raise InvalidInput("the commit does not fit: " + "; ".join(misfits[:5]), why=_more(misfits))
     if strict and (missing or unexpected):
@@ -96,12 +98,27 @@ def _check_optimizer(name: str, optimizer: torch.optim.Optimizer, state: object,
     if theirs != mine:
         misfits.append(f"{name} has parameter groups of {theirs} tensors, the target of {mine}")
         return
+    for number, (stored, own) in enumerate(zip(state["param_groups"], optimizer.param_groups, strict=False)):
+        # Schedulers add initial_lr and the like to a group, so that one may have more than the other.
+        lacking = [key for key in optimizer.defaults if key in own and key not in stored]
+        if lacking:
+            misfits.append(
+                f"{name}.param_groups.{number} lacks {', '.join(lacking)}: another kind of optimizer wrote it"
+            )
     for number, parameter in _pairs(optimizer, state):
         for key, value in state["state"].get(number, {}).items():
             own = optimizer.state.get(parameter, {}).get(key)
             like = parameter if key in _LIKE_PARAMETER else own
             if isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor) and value.shape != like.shape:
                 misfits.append(f"{name}.state.{number}.{key} has shape {tuple(value.shape)}, not {tuple(like.shape)}")
+
+
+def _check_keys(name: str, target: Any, state: object, missing: list[str], unexpected: list[str]) -> None:
+    """Compare the top keys of anything else that has a state dict: schedulers, scalers, samplers."""
+    own = target.state_dict()
+    if isinstance(own, dict) and isinstance(state, dict):
+        missing += [f"{name}.{key}" for key in own if key not in state]
+        unexpected += [f"{name}.{key}" for key in state if key not in own]
 
 
 def _pairs(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Iterator[tuple[Any, torch.Tensor]]:

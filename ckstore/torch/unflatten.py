@@ -330,7 +330,7 @@ def _bit_generator(state: dict[str, Any]) -> np.random.BitGenerator:
     """A bit generator in that state. Positions are checked here: numpy reads wherever they point."""
     if state["bit_generator"] not in BIT_GENERATORS:
         raise ValueError(f"unknown bit generator {state['bit_generator']!r}")
-    bits: np.random.BitGenerator = getattr(np.random, state["bit_generator"])()
+    bits: np.random.BitGenerator = getattr(np.random, state["bit_generator"])(_seed_sequence(state.get("seed_seq")))
     known = bits.state
     for place, held in ((state, known), (state["state"], known["state"])):
         for name, most in (("pos", 624), ("buffer_pos", 4)):
@@ -338,6 +338,18 @@ def _bit_generator(state: dict[str, Any]) -> np.random.BitGenerator:
                 raise ValueError(f"the position {place[name]} is outside of the state")
     bits.state = state
     return bits
+
+
+def _seed_sequence(state: dict[str, Any] | None) -> np.random.SeedSequence | None:
+    """What a generator spawns its children from; None for one that has no seed sequence."""
+    if state is None:
+        return None
+    if not 4 <= state["pool_size"] <= _LARGEST_POOL:
+        raise ValueError(f"a seed sequence claims a pool of {state['pool_size']}")
+    return np.random.SeedSequence(**state)
+
+
+_LARGEST_POOL = 1024
 
 
 def _numpy_generator(state: dict[str, Any]) -> np.random.Generator:

@@ -1,0 +1,99 @@
+"""Saving and loading need little memory besides the state itself. Measured in processes of their own (Linux)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MIB = 1 << 20
+STATE_BYTES = 300 * MIB
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are read from Linux's /proc")
+
+COMMON = """
+import json, sys
+import torch
+import ckstore
+
+MIB = 1 << 20
+
+def status(name):
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+def extra(work):
+    '''Bytes by which the peak of `work` is above what was resident before.'''
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    before = status("VmRSS")
+    kept = work()
+    return status("VmHWM") - before
+
+def make():
+    torch.manual_seed(0)
+    weights = {f"layer{n}": torch.randn(4, MIB) for n in range(15)}  # 240 MiB
+    packed = {f"half{n}": torch.randn(4 * MIB).to(torch.bfloat16) for n in range(7)}  # 56 MiB
+    small = {n: {"step": torch.tensor(float(n)), "m": torch.randn(1024)} for n in range(1000)}  # 4 MiB
+    return {"model": {**weights, **packed}, "optimizer": small}
+
+repo = ckstore.open(sys.argv[1])
+"""
+
+
+def measured(folder: Path, code: str) -> dict[str, int]:
+    """What the code prints as JSON."""
+    command = [sys.executable, "-c", COMMON + code, str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found: dict[str, int] = json.loads(ran.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def commits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """A repository with two commits of a state, the second against the first, and what making them took."""
+    folder = tmp_path_factory.mktemp("repo")
+    code = """
+state = make()
+first = extra(lambda: repo.commit(state))
+for value in state["model"].values():
+    value.mul_(1.001)
+second = extra(lambda: repo.commit(state))
+print(json.dumps({"first": first, "second": second}))
+"""
+    return folder, measured(folder, code)
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_a_commit(commits: tuple[Path, dict[str, int]], which: str) -> None:
+    _, found = commits
+    assert found[which] < 128 * MIB
+
+
+def test_a_load(commits: tuple[Path, dict[str, int]]) -> None:
+    folder, _ = commits
+    found = measured(folder, 'print(json.dumps({"load": extra(lambda: repo["HEAD"].load())}))')
+    assert STATE_BYTES - 8 * MIB < found["load"] < STATE_BYTES + 64 * MIB
+
+
+def test_a_slice(commits: tuple[Path, dict[str, int]]) -> None:
+    folder, _ = commits
+    code = """
+weight = repo["HEAD"]["model"]["layer3"]
+print(json.dumps({"slice": extra(lambda: weight[1, :1000])}))
+"""
+    assert measured(folder, code)["slice"] < 32 * MIB
+
+
+def test_a_check(commits: tuple[Path, dict[str, int]]) -> None:
+    folder, _ = commits
+    code = """
+def check():
+    assert repo.verify(read_data=True).ok
+print(json.dumps({"verify": extra(check)}))
+"""
+    assert measured(folder, code)["verify"] < 64 * MIB

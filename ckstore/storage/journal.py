@@ -268,7 +268,7 @@ def _read_frame(data: bytes, position: int, before: Cursor) -> JournalFrame | No
         raise Integrity(f"{where}: the record does not follow the one before it")
     try:
         content = _DECODER.decode(raw[_HEADER_SIZE : _HEADER_SIZE + length])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise Format(f"{where}: {error}", hint="use a newer ckstore") from error
     return JournalFrame(content, raw, Cursor(before.segment, before.offset + len(raw), seq, raw[-ID_SIZE:]))
 

@@ -417,3 +417,64 @@ def test_many_processes_make_one_repository(tmp_path: Path) -> None:
     with ckstore.open(tmp_path / "r") as repo:
         assert sorted(repo.branches) == ["b0", "b1", "b2", "b3"]
     assert [path.name for path in (tmp_path / "r").iterdir()] == [".ckstore"]
+
+
+def test_two_copies_of_a_repository_never_share_a_cached_index(tmp_path: Path) -> None:
+    one, other, cache = tmp_path / "one", tmp_path / "other", tmp_path / "cache"
+    with ckstore.open(one, index="cache", cache=cache) as repo:
+        repo.commit({"step": 0})
+    shutil.copytree(one, other)
+    for folder, value in ((one, 1), (other, 2), (one, 3), (other, 4)):
+        with ckstore.open(folder, index="cache", cache=cache) as repo:
+            repo.commit({"step": value})
+            assert repo.verify(read_data=True).ok
+    for folder, values in ((one, [3, 1, 0]), (other, [4, 2, 0])):
+        with ckstore.open(folder, index="cache", cache=cache) as repo:
+            assert [repo[f"HEAD~{back}"].load()["step"] for back in range(3)] == values
+
+
+def test_damage_in_an_applied_record_is_mended_at_open(repo: ckstore.Repo) -> None:
+    for seed in range(4):
+        repo.commit({"step": seed})
+    repo.close()
+    (segment,) = (repo.path / ".ckstore/journal").iterdir()
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.write_bytes(content)
+    with pytest.warns(ckstore.CkstoreWarning, match="mended"):
+        again = ckstore.open(repo.path)
+    assert again.verify(read_data=True).ok
+    again.close()
+    shutil.rmtree(repo.path / ".ckstore/index")
+    with ckstore.open(repo.path) as rebuilt:
+        assert [entry.id for entry in rebuilt.log()] != []
+        assert rebuilt["HEAD~3"].load() == {"step": 0}
+
+
+def test_a_state_that_changes_under_the_commit_is_refused(repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = torch.zeros(300_000)
+    known = type(repo._repository.store.objects).known
+
+    def then_move(self: Any, ids: Any) -> Any:
+        found = known(self, ids)
+        moving.add_(1)
+        return found
+
+    monkeypatch.setattr(type(repo._repository.store.objects), "known", then_move)
+    with pytest.raises(InvalidInput, match="changed"):
+        repo.commit({"model": moving})
+    monkeypatch.undo()
+    assert repo.log() == []
+    repo.commit({"model": torch.zeros(300_000)})
+    assert not repo["HEAD"].load()["model"].any()
+
+
+def test_missing_folders_and_stray_files_are_no_trouble(repo: ckstore.Repo) -> None:
+    repo.commit({"step": 1})
+    repo.close()
+    for name in ("tmp", "quarantine"):
+        shutil.rmtree(repo.path / ".ckstore" / name)
+    with ckstore.open(repo.path) as again:
+        (repo.path / ".ckstore/tmp/.DS_Store").write_bytes(b"x")
+        again.commit({"step": 2})
+        assert again["HEAD"].load() == {"step": 2}

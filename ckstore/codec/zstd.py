@@ -7,7 +7,7 @@ import zstandard
 from ckstore.errors import Integrity
 
 _LEVEL = 3
-_MAX_WINDOW = 128 << 20
+_MAX_WINDOW = 16 << 20
 
 
 class Zstd:

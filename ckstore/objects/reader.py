@@ -8,7 +8,7 @@ from ckstore.digest import Kind
 from ckstore.errors import Format, InvalidInput
 from ckstore.objects.encoding import decode_page, decode_tree
 from ckstore.objects.leaf import Chunks
-from ckstore.objects.tree import MAX_CHUNK_SIZE, Entry, Tree, check_run, split_ids
+from ckstore.objects.tree import MAX_CHUNK_SIZE, MAX_ENTRIES, Entry, Tree, check_run, split_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,8 @@ def read_tree(reader: ObjectReader, id: bytes) -> Tree:
         check_run(slab.length, slab.ids, tree.chunk_size)
     if not tree.pages:
         return tree
+    if sum(ref.count for ref in tree.pages) > MAX_ENTRIES or min(ref.count for ref in tree.pages) < 1:
+        raise Format(f"a tree claims more than {MAX_ENTRIES} entries, or an empty page")
     entries: list[Entry] = list(tree.entries)
     for ref in tree.pages:
         page = decode_page(reader.read(Kind.TREE, ref.id))

@@ -27,6 +27,9 @@ MAX_CHUNK_SIZE = 16 << 20
 SLAB_LIMIT = 64 << 10
 """Spans shorter than this many bytes are joined into slabs."""
 
+MAX_ENTRIES = 1 << 24
+"""Entries of one component, at most."""
+
 MAX_DEPTH = 200
 """Containers inside containers, at most."""
 

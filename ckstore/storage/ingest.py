@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.codec.chunker import cut
 from ckstore.digest import ID_SIZE, Kind
+from ckstore.errors import InvalidInput
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor, Span
 from ckstore.objects.encoding import encode
 from ckstore.objects.leaf import Chunks
 from ckstore.objects.tree import (
     CHUNK_SIZE,
+    MAX_ENTRIES,
     PAGE_LIMIT,
     SLAB_LIMIT,
     Alias,
@@ -175,6 +177,11 @@ def _jobs(slots: list[_Slot]) -> Iterator[list[_Slot]]:
 
 
 def _put_tree(tree: Tree, transaction: Transaction) -> bytes:
+    if len(tree.entries) > MAX_ENTRIES:
+        raise InvalidInput(
+            f"a component has {len(tree.entries)} values, more than {MAX_ENTRIES}",
+            hint="keep long lists of numbers as one array or tensor",
+        )
     data = encode(tree)
     if len(data) > PAGE_LIMIT:
         pages = tuple(

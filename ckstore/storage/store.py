@@ -97,11 +97,12 @@ class Store:
         self.scratch = Scratch(layout, self.lock, self._named_packs)
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1
-        self.refresh()
         try:
-            self._recovery.mend_journal(self.locked)
-        except IndexDamaged:
-            self.rebuild_index()
+            self.refresh()
+            self._mend()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the threads, let go of packs and index."""
@@ -143,6 +144,12 @@ class Store:
                 raise
             return False
         return True
+
+    def _mend(self) -> None:
+        try:
+            self._recovery.mend_journal(self.locked)
+        except IndexDamaged:
+            self.rebuild_index()
 
     def catch_up(self) -> None:
         """`refresh` for who holds the lock."""

@@ -478,3 +478,23 @@ def test_missing_folders_and_stray_files_are_no_trouble(repo: ckstore.Repo) -> N
         (repo.path / ".ckstore/tmp/.DS_Store").write_bytes(b"x")
         again.commit({"step": 2})
         assert again["HEAD"].load() == {"step": 2}
+
+
+def test_one_damaged_commit_hides_nothing_else(repo: ckstore.Repo) -> None:
+    first = repo.commit(state(1))
+    repo.commit(state(2))
+    store = repo._repository.store
+    location = store.ask(lambda view: view.locate(bytes.fromhex(first.id)))
+    assert location is not None
+    repo.close()
+    path = repo.path / f".ckstore/packs/{location.pack.hex()}.pack"
+    content = bytearray(path.read_bytes())
+    content[location.offset + 100] ^= 1
+    path.write_bytes(content)
+    shutil.rmtree(repo.path / ".ckstore/index")
+    with ckstore.open(repo.path) as again:
+        assert same(again["HEAD"].load(), 2)
+        with pytest.raises(Integrity):
+            _ = again["HEAD~1"]
+        affected = {one for finding in again.verify(read_data=True).findings for one in finding.commits}
+        assert first.id in affected

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ckstore import durable
@@ -204,8 +204,9 @@ class Store:
             commits = {}
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
-                    commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
-        except (FileNotFoundError, Format, Integrity) as error:
+                    with suppress(Format, Integrity):  # told to whoever asks for that commit; the rest is sound
+                        commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
+        except (FileNotFoundError, Format) as error:
             warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
             return None
         except OSError as error:

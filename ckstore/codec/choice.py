@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckstore.codec.element import element
 from ckstore.codec.encoded import Codec, Encoded
+from ckstore.codec.room import Room
 from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
 
@@ -30,7 +31,7 @@ class Coder:
 
     def __init__(self) -> None:
         self._zstd = Zstd()
-        self._check = bytearray()
+        self._check = Room()
         self._encoded = 0
         self._lazy_planes: Planes | None = None
 
@@ -48,7 +49,7 @@ class Coder:
         payload = self._zstd.compress(raw)
         if len(payload) > WORTH * raw.nbytes:
             return Encoded(Codec.RAW, 1, raw)
-        target = self._checked(raw.nbytes)
+        target = self._check.take(raw.nbytes)
         self._zstd.decompress_into(payload, target)
         if target != raw:
             raise Integrity("a chunk changed between compressing and checking it", hint="check this machine's memory")
@@ -78,7 +79,7 @@ class Coder:
             return Encoded(Codec.RAW, width, raw)
         self._encoded += 1
         if self._encoded % _CHECK_WHOLE == 0:
-            target = self._checked(raw.nbytes)
+            target = self._check.take(raw.nbytes)
             planes.decode(memoryview(payload), target, base)
             if target != raw:
                 raise Integrity("a chunk does not come back from its encoding", hint="check this machine's memory")
@@ -93,11 +94,6 @@ class Coder:
         planes = self._planes()
         alone = planes.entropy(mine, width, rotate=floats)
         return planes.entropy(mine, width, rotate=floats, base=theirs) < DELTA_WORTH * min(alone, mine.nbytes)
-
-    def _checked(self, length: int) -> memoryview:
-        if len(self._check) < length:
-            self._check = bytearray(length)
-        return memoryview(self._check)[:length]
 
     def _planes(self) -> Planes:
         if self._lazy_planes is None:

@@ -11,7 +11,6 @@ from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
 from ckstore.storage.index import View
-from ckstore.storage.journal import Diverged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,9 +67,8 @@ def _journal(repository: Repository) -> Iterator[Finding]:
     store = repository.store
     copies = store.ask(View.copies)  # first: a commit beside this one may lengthen the journal meanwhile
     try:
-        frames = [store.journal.newest_snapshot()]
-        frames += store.journal.read(frames[0].end).frames
-    except (OSError, CkstoreError, Diverged) as error:
+        frames = store.journal.newest().frames
+    except (OSError, CkstoreError) as error:
         yield Finding("journal", str(error))
         return
     if [frame.raw for frame in frames[: len(copies)]] != copies:

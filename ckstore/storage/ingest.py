@@ -30,6 +30,7 @@ from ckstore.objects.tree import (
 )
 from ckstore.storage.transaction import Piece
 from ckstore.storage.versions import Versions
+from ckstore.storage.workers import jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from ckstore.progress import Progress
     from ckstore.storage.transaction import Transaction
     from ckstore.storage.workers import Workers
-
-_JOB_BYTES = 8 << 20
 
 
 class _Slot(NamedTuple):
@@ -77,7 +76,7 @@ def ingest(
             slot.ids[slot.position : slot.position + ID_SIZE] = id
         progress.advance(sum(slot.length for slot in job))
 
-    workers.map(store, _jobs(slots))
+    workers.map(store, jobs(slots, lambda slot: slot.length))
     return {name: _put_tree(plan.tree(), transaction) for name, plan in plans.items()}
 
 
@@ -160,20 +159,6 @@ def _slab_bytes(members: list[_Member], starts: list[int], start: int, stop: int
         gathered[at + first - start : at + last - start] = span.open(first, last)
         number += 1
     return memoryview(gathered)
-
-
-def _jobs(slots: list[_Slot]) -> Iterator[list[_Slot]]:
-    """Runs of slots of about _JOB_BYTES."""
-    job: list[_Slot] = []
-    size = 0
-    for slot in slots:
-        job.append(slot)
-        size += slot.length
-        if size >= _JOB_BYTES:
-            yield job
-            job, size = [], 0
-    if job:
-        yield job
 
 
 def _put_tree(tree: Tree, transaction: Transaction) -> bytes:

@@ -149,14 +149,19 @@ class Journal:
 
     def fold(self, cursor: Cursor) -> Snapshot:
         """What the newest segment amounts to up to `cursor`, its end. Raises `Integrity`."""
-        first = self.newest_snapshot()
-        try:
-            frames = [first, *self.read(first.end).frames]
-        except Diverged as error:
-            raise Integrity("the journal changed while it was read", hint="try again") from error
+        frames = self.newest().frames
         if (frames[-1].end.seq, frames[-1].end.hash) != (cursor.seq, cursor.hash):
             raise Integrity("the index is not at the journal's end", hint="try again")
         return fold([frame.content for frame in frames])
+
+    def newest(self) -> Tail:
+        """The newest segment from its first byte: the snapshot and what follows it. Raises `Integrity`."""
+        first = self.newest_snapshot()
+        try:
+            tail = self.read(first.end)
+        except Diverged as error:
+            raise Integrity("the journal changed while it was read", hint="try again") from error
+        return Tail([first, *tail.frames], tail.torn_bytes)
 
     def newest_snapshot(self) -> JournalFrame:
         """The snapshot that begins the newest segment. Raises `Integrity` where there is none."""

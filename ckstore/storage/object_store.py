@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
+from ckstore.codec.room import Room
 from ckstore.digest import NO_ID, Kind, object_id
 from ckstore.errors import Format, Integrity
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
-from ckstore.storage.workers import PerThread
+from ckstore.storage.workers import PerThread, jobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
-_JOB_BYTES = 8 << 20
 _DEEPEST = 64
 
 
@@ -38,20 +38,13 @@ class _Scratch:
     def __init__(self) -> None:
         self.coder = Coder()
         self.header = bytearray(FRAME_HEADER_SIZE)
-        self._payload = bytearray(CHUNK_SIZE)
-        self._bases: list[bytearray] = []
-
-    def payload(self, length: int) -> memoryview:
-        if len(self._payload) < length:
-            self._payload = bytearray(length)
-        return memoryview(self._payload)[:length]
+        self.payload = Room(CHUNK_SIZE)
+        self._bases: list[Room] = []
 
     def base(self, level: int, length: int) -> memoryview:
         while len(self._bases) <= level:
-            self._bases.append(bytearray(CHUNK_SIZE))
-        if len(self._bases[level]) < length:
-            self._bases[level] = bytearray(length)
-        return memoryview(self._bases[level])[:length]
+            self._bases.append(Room(CHUNK_SIZE))
+        return self._bases[level].take(length)
 
 
 class ObjectStore:
@@ -100,7 +93,7 @@ class ObjectStore:
 
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """Read many chunks, on all threads."""
-        self._workers.map(self._fill_job, _jobs(requests))
+        self._workers.map(self._fill_job, jobs(requests, lambda request: request[1].nbytes))
 
     def _fill_job(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         for id, target in requests:
@@ -161,7 +154,7 @@ class ObjectStore:
         base = self._base(location, level) if frame.base != NO_ID else None
         pack = self._packs.get(location.pack)
         direct = frame.codec == Codec.RAW and frame.stored_length == target.nbytes
-        payload = target if direct else scratch.payload(frame.stored_length)
+        payload = target if direct else scratch.payload.take(frame.stored_length)
         if pack.read_into(location.offset, scratch.header, payload) != FRAME_HEADER_SIZE + frame.stored_length:
             raise Integrity(f"{where} is cut short", hint="run `ckstore verify --read-data`")
         try:
@@ -175,15 +168,3 @@ class ObjectStore:
 
 def _where(location: Location) -> str:
     return f"object {location.frame.id.hex()} in pack {location.pack.hex()} at byte {location.offset}"
-
-
-def _jobs(requests: Sequence[tuple[bytes, memoryview]]) -> list[Sequence[tuple[bytes, memoryview]]]:
-    """Cut `requests` into runs of about _JOB_BYTES."""
-    jobs: list[Sequence[tuple[bytes, memoryview]]] = []
-    begin = size = 0
-    for position, (_, target) in enumerate(requests, 1):
-        size += target.nbytes
-        if size >= _JOB_BYTES or position == len(requests):
-            jobs.append(requests[begin:position])
-            begin, size = position, 0
-    return jobs

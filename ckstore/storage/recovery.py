@@ -64,14 +64,9 @@ class Recovery:
 
     def rebuild(self) -> None:
         """Make the index anew from journal and packs."""
-        snapshot = self._journal.newest_snapshot()
-        try:
-            tail = self._journal.read(snapshot.end)
-        except Diverged as error:
-            raise Integrity("the journal changed while it was read", hint="try again") from error
-        frames = [snapshot, *tail.frames]
+        frames, torn_bytes = self._journal.newest()
         self._index.rebuild(self._settled(frames), self._rows)
-        self._cut(frames[-1].end, tail.torn_bytes)
+        self._cut(frames[-1].end, torn_bytes)
 
     def _follow(self, cursor: Cursor) -> None:
         tail = self._journal.read(cursor)
@@ -122,17 +117,18 @@ class Recovery:
         data = self._journal.path(cursor.segment).read_bytes()
         with self._index.reading() as view:
             copies = view.copies()
-        position = 0
-        while copies and data.startswith(copies[0], position):
-            position += len(copies.pop(0))
-        if not copies or not position:
+        position = same = 0
+        while same < len(copies) and data.startswith(copies[same], position):
+            position += len(copies[same])
+            same += 1
+        if same == len(copies) or not same:
             return False
         try:
             if first_frame(data[position:]) is not None:
                 return False  # a sound record that is not ours: another history, which is the truth
         except (Integrity, Format):
             pass
-        lost = [first_frame(copy) for copy in copies]
+        lost = [first_frame(copy) for copy in copies[same:]]
         return all(
             self._layout.pack(entry.name).exists()
             for frame in lost

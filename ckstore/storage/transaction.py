@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckstore import durable
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
+from ckstore.codec.room import Room
 from ckstore.digest import Kind, object_id
 from ckstore.errors import Conflict, Integrity, InvalidInput
 from ckstore.storage.chain import Base, base_for
@@ -53,21 +54,14 @@ class _Scratch:
 
     def __init__(self) -> None:
         self.coder = Coder()
-        self._older = bytearray()
-        self._copy = bytearray()
+        self.older = Room()
+        self._copy = Room()
 
     def copy(self, raw: memoryview) -> memoryview:
         """`raw` as it is now, whatever its owner does to it next."""
-        if len(self._copy) < raw.nbytes:
-            self._copy = bytearray(raw.nbytes)
-        copied = memoryview(self._copy)[: raw.nbytes]
+        copied = self._copy.take(raw.nbytes)
         copied[:] = raw
         return copied
-
-    def room(self, length: int) -> memoryview:
-        if len(self._older) < length:
-            self._older = bytearray(length)
-        return memoryview(self._older)[:length]
 
 
 class Written(NamedTuple):
@@ -217,7 +211,7 @@ class Transaction:
         if base is None:
             encoded = scratch.coder.encode(raw, piece.dtype)
         else:
-            encoded = scratch.coder.encode(raw, piece.dtype, self._older(base, scratch.room(raw.nbytes)))
+            encoded = scratch.coder.encode(raw, piece.dtype, self._older(base, scratch.older.take(raw.nbytes)))
         if base is not None and encoded.codec is Codec.DELTA:
             with self._lock:
                 self._deltas[id] = (piece, base.location.frame.id)

@@ -8,11 +8,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 _MOST = 8
 _AHEAD = 2
+_JOB_BYTES = 8 << 20
 
 
 class Workers:
@@ -72,3 +73,17 @@ class PerThread(threading.local):
             found = self.__dict__["value"] = make()
         value: T = found
         return value
+
+
+def jobs(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Runs of items of about 8 MiB: enough work for a thread to be worth its hand-over."""
+    job: list[T] = []
+    size_bytes = 0
+    for item in items:
+        job.append(item)
+        size_bytes += length(item)
+        if size_bytes >= _JOB_BYTES:
+            yield job
+            job, size_bytes = [], 0
+    if job:
+        yield job

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from ckstore.digest import Kind
 from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound
-from ckstore.files.detect import parse
 from ckstore.graph.revision import check_ref_name
 from ckstore.objects.commit import FILES, Commit, Component, Metric
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor
@@ -102,6 +101,8 @@ def commit_file(
 
     With `opaque`, as plain bytes. Raises `InvalidInput`, `Format` for a damaged file; else as `commit_state`.
     """
+    from ckstore.files.detect import parse  # the parsers: no other command should wait for them
+
     try:
         file = path.open("rb")
     except FileNotFoundError:

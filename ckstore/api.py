@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckstore.codec.preset import preset_named
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.porcelain.checkout import checkout, switch
 from ckstore.porcelain.commit import CommitOptions, commit_file, commit_state
@@ -39,15 +40,20 @@ def open(
     threads: int | None = None,
     index: str = "auto",
     cache: Path_ | None = None,
+    preset: str | None = None,
 ) -> Repo:
     """Open the repository in `path`; make one there if there is none.
 
+    `preset` says how this process stores chunks: `balanced`, `archive` (fewest bytes), `fast`; None leaves it to the
+    repository's settings.
     `threads` bounds the worker threads (default: one a core, 8 at most). The index lies in the repository, or,
     for network mounts and read-only repositories or with `index="cache"`, under `cache`
     (default: `$XDG_CACHE_HOME/ckstore`). Raises `NoRepository` with `create=False`, else `Format`, `Integrity`.
     """
     if index not in ("auto", "cache"):
         raise InvalidInput(f"index={index!r} is neither 'auto' nor 'cache'")
+    if preset is not None:
+        preset_named(preset)
     folder = Path(path)
     where = Path(cache) if cache is not None else default_cache()
     try:
@@ -57,7 +63,7 @@ def open(
             raise
         init(folder)
         opened = open_repository(folder, where, index_in_cache=index == "cache", threads=threads)
-    return Repo(opened)
+    return Repo(opened, preset)
 
 
 def default_cache() -> Path:
@@ -85,8 +91,9 @@ class Repo:
     Safe to use from many threads, and in forked children.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, preset: str | None = None) -> None:
         self._repository = repository
+        self._preset = preset
 
     def commit(
         self,
@@ -101,6 +108,7 @@ class Repo:
         parent: str | None = None,
         author: str | None = None,
         allow_pickle: bool = False,
+        preset: str | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
         """Store `state` as a new commit and return once it survives power loss.
@@ -108,10 +116,11 @@ class Repo:
         `state` is any nesting of containers, tensors, numpy arrays and plain values; a dictionary with str keys
         gives a component for each entry; objects with `state_dict` are kept as their state dict. It must not
         change until this returns. `branch` None means the current one; a new branch starts without a parent
-        unless `parent`, a revision, is given. Raises `InvalidInput` (naming the path of what cannot be kept),
-        `Conflict` (another writer moved the branch first: retry), `StoreFull`, `SaveFailed`.
+        unless `parent`, a revision, is given. `preset` is as for `open`, for this commit. Raises `InvalidInput`
+        (naming the path of what cannot be kept), `Conflict` (another writer moved the branch first: retry),
+        `StoreFull`, `SaveFailed`.
         """
-        options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle)
+        options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle, preset)
         return commit_state(self._repository, state, options, **_progress(progress))
 
     def commit_file(
@@ -127,10 +136,11 @@ class Repo:
         parent: str | None = None,
         author: str | None = None,
         opaque: bool = False,
+        preset: str | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
         """Store a checkpoint file (safetensors, `.pt`, or any other) so that it comes back byte for byte."""
-        options = self._options(message, metrics, step, epoch, branch, tag, parent, author, False)
+        options = self._options(message, metrics, step, epoch, branch, tag, parent, author, False, preset)
         return commit_file(self._repository, Path(path), options, opaque=opaque, **_progress(progress))
 
     def __getitem__(self, revision: str) -> Checkpoint:
@@ -201,11 +211,13 @@ class Repo:
         parent: str | None,
         author: str | None,
         allow_pickle: bool,
+        preset: str | None,
     ) -> CommitOptions:
         time_ns, offset_min = now()
         who = default_author() if author is None else author
+        chosen = self._preset if preset is None else preset
         return CommitOptions(
-            time_ns, offset_min, who, message, metrics or {}, step, epoch, branch, tag, parent, allow_pickle
+            time_ns, offset_min, who, message, metrics or {}, step, epoch, branch, tag, parent, allow_pickle, chosen
         )
 
 

@@ -10,8 +10,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
+from xxhash import xxh3_64
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 ID_SIZE = 32
@@ -43,6 +46,14 @@ def checksum(*parts: Buffer) -> bytes:
     for part in parts:
         hasher.update(part)
     return hasher.digest(CHECKSUM_SIZE)
+
+
+def payload_checksum(pieces: Iterable[Buffer]) -> bytes:
+    """Eight bytes of XXH3 over the concatenation of `pieces`: sees damage at memory speed, and stops no forger."""
+    hasher = xxh3_64()
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest()
 
 
 def derived(context: str, *parts: Buffer) -> bytes:

@@ -7,15 +7,18 @@ write and sync, because the kernel may have dropped the pages and called them cl
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import sys
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ckstore.errors import CkstoreError, InvalidInput, SaveFailed, StoreFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Self
 
@@ -23,6 +26,25 @@ if TYPE_CHECKING:
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _IOV_MAX = 512
+_WRITE_BACK_BYTES = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2
+
+
+@cache
+def _write_back() -> Callable[[int, int, int], None]:
+    """Asks the system to begin writing some bytes of a file to the disk, so that a later sync has less to wait for.
+
+    A hint: it promises nothing, and the sync still reports what went wrong.
+    """
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if call is None:
+        return lambda _descriptor, _offset, _length: None
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+    def begin(descriptor: int, offset: int, length: int) -> None:
+        call(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
+
+    return begin
 
 
 @contextmanager
@@ -55,6 +77,7 @@ class DurableFile:
         self.size_bytes = size_bytes
         self._descriptor = descriptor
         self._abandoned = False
+        self._pushed = size_bytes
 
     def write(self, *buffers: Buffer) -> None:
         """Append `buffers` one after another. Short writes are continued."""
@@ -75,6 +98,9 @@ class DurableFile:
         except CkstoreError:
             self._abandoned = True
             raise
+        if self.size_bytes - self._pushed >= _WRITE_BACK_BYTES:
+            _write_back()(self._descriptor, self._pushed, self.size_bytes - self._pushed)
+            self._pushed = self.size_bytes
 
     def sync(self) -> None:
         """Make it survive power loss (fdatasync). A failure abandons the file for good."""

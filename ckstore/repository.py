@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckstore.codec.preset import preset_named
 from ckstore.digest import Kind, object_id
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
 from ckstore.storage.index import View
-from ckstore.storage.layout import FOLDER, Layout
+from ckstore.storage.layout import FOLDER, Layout, read_config
 from ckstore.storage.record import HEAD, HEADS, TAGS, Symbolic
 from ckstore.storage.store import Store
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from ckstore.config import Config
     from ckstore.objects.commit import Commit
     from ckstore.storage.record import Target
 
@@ -72,8 +74,9 @@ class Commits:
 class Repository:
     """One repository, open. Safe to use from many threads and after a fork; `close` it or use `with`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, config: Config) -> None:
         self.store = store
+        self.preset = preset_named(config.preset)
 
     @property
     def root(self) -> Path:
@@ -115,8 +118,13 @@ def open_repository(
     start = Path(folder).absolute()
     for place in (start, *(start.parents if search else ())):
         if (place / FOLDER).is_dir():
-            store = Store(Layout(place / FOLDER), cache, index_in_cache=index_in_cache, threads=threads)
-            return Repository(store)
+            layout = Layout(place / FOLDER)
+            store = Store(layout, cache, index_in_cache=index_in_cache, threads=threads)
+            try:
+                return Repository(store, read_config(layout))
+            except BaseException:
+                store.close()
+                raise
     above = " or above" if search else ""
     raise NoRepository(
         f"no ckstore repository in {start}{above}", hint="`ckstore init` makes one here; -C names another folder"

@@ -15,6 +15,7 @@ import zstandard
 import ckstore
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
+from ckstore.codec.preset import ARCHIVE, BALANCED
 from ckstore.digest import ID_SIZE, NO_ID, Kind, checksum, derived, object_id
 from ckstore.errors import Format, Integrity
 from ckstore.objects import leaf
@@ -50,6 +51,7 @@ from ckstore.pack.reader import read_sealed, scan
 from ckstore.pack.writer import PackWriter
 from ckstore.storage.journal import Cursor, Diverged, Journal, first_frame
 from ckstore.storage.record import PackEntry, Record, Ref, RefMove, Snapshot, Symbolic
+from tests import coding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -238,9 +240,8 @@ class Collected:
 
 
 def frame(number: int) -> Frame:
-    return Frame(
-        Kind(1 + number % 3), number % 2, 1, object_id(Kind.CHUNK, bytes([number])), 10 * number, 5 * number, NO_ID, 0
-    )
+    id = object_id(Kind.CHUNK, bytes([number]))
+    return Frame(Kind(1 + number % 3), number % 2, 1, id, 10 * number, 5 * number, NO_ID, 0, 7 * number)
 
 
 def packed(count: int) -> bytes:
@@ -258,7 +259,7 @@ def resealed(data: bytes) -> bytes:
 
 
 def test_headers_tables_and_trailers() -> None:
-    header, first = pack_format.pack_header(bytes(NAME_SIZE)), pack_format.frame_header(frame(7))
+    header, first = pack_format.pack_header(bytes(NAME_SIZE)), pack_format.frame_header(frame(7), b"checksum")
     end = pack_format.trailer(Trailer(HEADER_SIZE, 0, ID))
     size = HEADER_SIZE + TRAILER_SIZE
     table = pack_format.table(
@@ -325,13 +326,19 @@ def test_rows_that_no_writer_makes() -> None:
     for wrong in (rows[::-1], [rows[0], rows[0]], [rows[1], rows[0], rows[2]]):
         with pytest.raises(Format, match="not sorted"):
             pack_format.read_table(pack_format.table(wrong), 10_000)
-    for changes in ({"raw_length": MAX_RAW + 1}, {"stored_length": MAX_RAW + 1}, {"kind": 0}, {"kind": 4}):
+    for changes in (
+        {"raw_length": MAX_RAW + 1},
+        {"stored_length": MAX_RAW + 1},
+        {"kind": 0},
+        {"kind": 4},
+        {"busy": 11},
+    ):
         huge = frame(1)._replace(**changes)  # type: ignore[arg-type]
         for read in (
             lambda huge=huge: pack_format.read_table(pack_format.table([Row(huge, HEADER_SIZE)]), 1 << 40),
-            lambda huge=huge: pack_format.read_frame_header(pack_format.frame_header(huge)),
+            lambda huge=huge: pack_format.read_frame_header(pack_format.frame_header(huge, bytes(8))),
         ):
-            with pytest.raises(Format, match=r"claims 67108865 bytes|the unknown kind"):
+            with pytest.raises(Format, match=r"claims 67108865 bytes|the unknown kind|11 busy bytes"):
                 read()
     for offset in (0, HEADER_SIZE - 1, 10_000 - FRAME_HEADER_SIZE, 1 << 63):
         with pytest.raises(Format, match="outside its frames"):
@@ -454,33 +461,48 @@ NEAR = bytes((byte + (place % 97 == 0)) % 256 for place, byte in enumerate(BASE)
 NUMBERS = ["float64", "float32", "bfloat16", "int64", "int16", "uint8", "float8_e5m2", "complex64", "bool"]
 
 
-def samples_of(codec: Codec, coder: Coder) -> list[bytes]:
+def samples_of(codec: Codec, width: int, coder: Coder) -> list[bytes]:
     """Payloads of NEAR, by itself or against BASE."""
     if codec is Codec.ZSTD:
         return frames_of(NEAR)
-    base = memoryview(BASE) if codec is Codec.DELTA else None
-    made = [coder.encode(memoryview(NEAR), dtype, base) for dtype in NUMBERS]
-    return [bytes(one.payload) for one in made if one.codec is codec]
+    base = BASE if codec is Codec.DELTA else None
+    made = [coding.encode(coder, NEAR, dtype, base, preset) for dtype in NUMBERS for preset in (BALANCED, ARCHIVE)]
+    return [payload for one, payload in made if one.codec is codec and one.width == width]
 
 
-@pytest.mark.parametrize("codec", [*Codec, max(Codec) + 1, 255])
-def test_payloads(codec: int) -> None:
+@pytest.mark.parametrize(
+    ("codec", "width"),
+    [
+        (Codec.RAW, 1),
+        (Codec.ZSTD, 1),
+        *((Codec.PLANES, width) for width in (2, 4, 8)),
+        *((Codec.DELTA, width) for width in (1, 2, 4, 8)),
+        (max(Codec) + 1, 4),
+        (255, 1),
+    ],
+)
+def test_payloads(codec: int, width: int) -> None:
     coder = Coder()
     known = codec in set(Codec) - {Codec.RAW}
-    samples = samples_of(Codec(codec), coder) if known else [NEAR]
-    base = memoryview(BASE) if codec == Codec.DELTA else None
-    target = memoryview(bytearray(len(NEAR)))
+    samples = samples_of(Codec(codec), width, coder) if known else [NEAR]
     read = 0
     for data in mangled(samples, 8_000, 4):
         try:
-            coder.decode(codec, memoryview(data), target, base)
+            coding.decode(coder, codec, width, data, BASE, len(NEAR))
         except Integrity:
             continue
         read += 1
     assert (read > 0) == (codec in set(Codec))
     for sample in samples if known else ():
-        coder.decode(codec, memoryview(sample), target, base)
-        assert target == NEAR  # the contexts are as good as new
+        assert coding.decode(coder, codec, width, sample, BASE, len(NEAR)) == NEAR  # the contexts are as good as new
+
+
+def test_elements_of_an_unknown_width() -> None:
+    _, payload = coding.encode(Coder(), NEAR, "float32", BASE)
+    for width in (0, 3, 16, 255):
+        for codec in (Codec.PLANES, Codec.DELTA):
+            with pytest.raises(Integrity, match="elements of"):
+                coding.decode(Coder(), codec, width, payload, BASE, len(NEAR))
 
 
 @pytest.mark.parametrize("extra", [-1, 1, -2048, 1 << 20])
@@ -490,7 +512,7 @@ def test_a_payload_of_another_length(extra: int) -> None:
         codec = Codec.RAW if payload is raw else Codec.ZSTD
         target = bytearray(4096 + 64)
         with pytest.raises(Integrity):
-            Coder().decode(codec, memoryview(payload), memoryview(target)[:4096])
+            Coder().decode(codec, 1, memoryview(payload), memoryview(target)[:4096])
         assert target[4096:] == bytes(64)
 
 
@@ -503,7 +525,10 @@ def test_a_frame_that_declares_a_size_it_does_not_have() -> None:
     try:
         for payload in (lying, huge_window, bomb, b""):
             with pytest.raises(Integrity):
-                Coder().decode(Codec.ZSTD, memoryview(payload), memoryview(bytearray(1024)))
+                Coder().decode(Codec.ZSTD, 1, memoryview(payload), memoryview(bytearray(1024)))
+            plane = struct.pack("<BB", 1, 1) + struct.pack("<BI", 1, len(payload)) + b"\0" + payload
+            with pytest.raises(Integrity):
+                Coder().decode(Codec.PLANES, 1, memoryview(plane), memoryview(bytearray(1024)))
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -514,14 +539,9 @@ def test_what_was_encoded_is_decoded() -> None:
     coder = Coder()
     for length in (1, 2, 3, 7, 9, 63, 64, 65, 1000, 32_768, 32_769, 100_000, 1 << 20):
         for raw in (bytes(length), noise.randbytes(length), (noise.randbytes(7) + b"x") * (length // 8 + 1)):
-            base = memoryview(bytes(byte ^ (noise.random() < 0.01) for byte in raw[:length]))
+            base = bytes(byte ^ (noise.random() < 0.01) for byte in raw[:length])
             for dtype, against in ((dtype, against) for dtype in NUMBERS for against in (None, base)):
-                encoded = coder.encode(memoryview(raw)[:length], dtype, against)
-                target = memoryview(bytearray(length))
-                used = against if encoded.codec is Codec.DELTA else None
-                coder.decode(encoded.codec, memoryview(encoded.payload), target, used)
-                assert target == raw[:length]
-                assert len(encoded.payload) <= length
+                assert coding.round_trip(coder, raw[:length], dtype, against).length <= length
 
 
 # The format file

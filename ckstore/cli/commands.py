@@ -27,6 +27,9 @@ def init(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Argument(help="Where to make it (default: -C, or here).")] = None,
     branch: Annotated[str, typer.Option("--branch", help="Name of the first branch.")] = "main",
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="How it stores chunks: balanced (default), archive, fast.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Make an empty repository.
@@ -34,7 +37,7 @@ def init(
     Example: ckstore init runs
     """
     told = settings(context, json_flag=json)
-    result = init_verb.init(folder or told.folder, branch)
+    result = init_verb.init(folder or told.folder, branch, preset)
     state = "Made an empty repository" if result.created else "There is a repository already"
     emit(told, result, f"{state} in {result.folder.absolute()}")
 
@@ -51,6 +54,10 @@ def commit(
     branch: Annotated[str | None, typer.Option("--branch", help="Branch to add to (default: the current one).")] = None,
     parent: Annotated[str | None, typer.Option("--parent", help="Revision a new branch starts from.")] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="A new tag for this commit.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="How to store chunks: balanced, archive, fast (default: the repository's)."),
+    ] = None,
     opaque: Annotated[bool, typer.Option("--opaque", help="Do not look inside the file: store plain bytes.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -71,6 +78,7 @@ def commit(
         branch=branch,
         tag=tag,
         parent=parent,
+        preset=preset,
     )
     with told.open() as repository:
         result = commit_verb.commit_file(repository, file, options, told.bar(), opaque=opaque)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckstore.codec.chunker import parts
 from ckstore.codec.element import element
 from ckstore.codec.encoded import Codec, Encoded
-from ckstore.codec.room import Room
+from ckstore.codec.preset import BALANCED
 from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckstore.codec.planes import Planes
+    from ckstore.codec.preset import Preset
 
 WORTH = 0.97
 """A payload longer than this share of the raw bytes is not worth decoding: the chunk stays raw."""
@@ -20,8 +24,6 @@ DELTA_WORTH = 0.92
 """A delta is taken only where it comes to less than this share of the chunk by itself."""
 
 _CHECK_WHOLE = 64
-_SAMPLES = 4
-_SAMPLE_BYTES = 8 << 10
 _SAMPLE = 16 << 10
 _SAMPLE_WORTH = 0.9
 
@@ -31,32 +33,59 @@ class Coder:
 
     def __init__(self) -> None:
         self._zstd = Zstd()
-        self._check = Room()
         self._encoded = 0
-        self._lazy_planes: Planes | None = None
+        self._planes: dict[int, Planes] = {}
+        self._checker: Coder | None = None
 
-    def encode(self, raw: memoryview, dtype: str = "uint8", base: memoryview | None = None) -> Encoded:
-        """`raw` as byte planes where `dtype` says numbers, else as zstd, or raw where that gains little.
+    def encode(
+        self,
+        raw: memoryview,
+        lengths: Sequence[int],
+        dtype: str = "uint8",
+        preset: Preset = BALANCED,
+        base: memoryview | None = None,
+    ) -> list[Encoded]:
+        """The chunks that make up `raw`: as byte planes where `dtype` says numbers, else zstd; or raw.
 
-        With `base`, an older version as long as `raw`, as the difference to it where a sample says that this saves
-        enough. What is compressed is decoded again and compared, a share of the chunks whole.
+        `lengths` are theirs in bytes; all but the last divide by four elements. With `base`, older versions as long as
+        they, as the differences to those. What is compressed has been decoded again and compared, a share of the
+        chunks whole.
         """
+        chunks = parts(raw, lengths)
         kind = element(dtype)
-        if kind is not None:
-            return self._encode_numbers(raw, *kind, base)
-        if not self._promising(raw):
-            return Encoded(Codec.RAW, 1, raw)
-        payload = self._zstd.compress(raw)
-        if len(payload) > WORTH * raw.nbytes:
-            return Encoded(Codec.RAW, 1, raw)
-        target = self._check.take(raw.nbytes)
-        self._zstd.decompress_into(payload, target)
-        if target != raw:
-            raise Integrity("a chunk changed between compressing and checking it", hint="check this machine's memory")
-        return Encoded(Codec.ZSTD, 1, payload)
+        if kind is None:
+            return [self._encode_bytes(chunk) for chunk in chunks]
+        width, floats = kind
+        if not preset.plane_worth:
+            return [_raw(chunk, width) for chunk in chunks]
+        rotate = floats and base is None
+        payloads = self._planes_of(width).encode(raw, lengths, base, rotate=rotate, worth=preset.plane_worth)
+        olds = [None] * len(chunks) if base is None else parts(base, lengths)
+        codec = Codec.PLANES if base is None else Codec.DELTA
+        encoded = []
+        for chunk, old, payload in zip(chunks, olds, payloads, strict=True):
+            if payload.length > WORTH * chunk.nbytes:
+                encoded.append(_raw(chunk, width))
+                continue
+            encoded.append(Encoded(codec, width, *payload))
+            self._encoded += 1
+            if self._encoded % _CHECK_WHOLE == 0:
+                self._check(encoded[-1], chunk, old)
+        return encoded
 
-    def decode(self, codec: int, payload: memoryview, target: memoryview, base: memoryview | None = None) -> None:
-        """Fill `target`, exactly as long as the raw bytes; a delta needs its `base`. Raises `Integrity`."""
+    def copy(self, raws: Sequence[memoryview], targets: Sequence[memoryview], dtype: str) -> None:
+        """Copy chunks as they are now; of numbers without holding up other threads."""
+        if element(dtype) is None:
+            for raw, target in zip(raws, targets, strict=True):
+                target[:] = raw
+            return
+        from ckstore.codec.arrays import copy
+
+        for raw, target in zip(raws, targets, strict=True):
+            copy(raw, target)
+
+    def decode(self, codec: int, width: int, payload: memoryview, target: memoryview) -> None:
+        """Fill `target`, exactly as long as the raw bytes. Raises `Integrity`."""
         if codec == Codec.RAW:
             if payload.nbytes != target.nbytes:
                 raise Integrity("a raw payload has another length than its frame says")
@@ -64,43 +93,52 @@ class Coder:
         elif codec == Codec.ZSTD:
             self._zstd.decompress_into(payload, target)
         elif codec == Codec.PLANES:
-            self._planes().decode(payload, target)
-        elif codec == Codec.DELTA and base is not None:
-            self._planes().decode(payload, target, base)
+            self._planes_of(width).decode(payload, target)
         else:
             raise Integrity(f"a frame names the unknown codec {codec}", hint="it may need a newer ckstore")
 
-    def _encode_numbers(self, raw: memoryview, width: int, floats: bool, base: memoryview | None) -> Encoded:
-        planes = self._planes()
-        if base is not None and not self._closer(raw, width, floats, base):
-            base = None
-        payload = planes.encode(raw, width, rotate=floats, base=base)
-        if len(payload) > WORTH * raw.nbytes:
-            return Encoded(Codec.RAW, width, raw)
-        self._encoded += 1
-        if self._encoded % _CHECK_WHOLE == 0:
-            target = self._check.take(raw.nbytes)
-            planes.decode(memoryview(payload), target, base)
-            if target != raw:
-                raise Integrity("a chunk does not come back from its encoding", hint="check this machine's memory")
-        return Encoded(Codec.PLANES if base is None else Codec.DELTA, width, payload)
+    def add(self, width: int, payload: memoryview, target: memoryview) -> None:
+        """Turn the base in `target` into what the delta `payload` was encoded from. Raises `Integrity`."""
+        self._planes_of(width).add(payload, target)
 
-    def _closer(self, raw: memoryview, width: int, floats: bool, base: memoryview) -> bool:
-        """Whether, on a sample, the difference to `base` is enough shorter than `raw` by itself."""
-        step = max(raw.nbytes // _SAMPLES, _SAMPLE_BYTES)
-        starts = range(0, raw.nbytes, step - step % 8)
-        mine = memoryview(b"".join([raw[start : start + _SAMPLE_BYTES] for start in starts]))
-        theirs = memoryview(b"".join([base[start : start + _SAMPLE_BYTES] for start in starts]))
-        planes = self._planes()
-        alone = planes.entropy(mine, width, rotate=floats)
-        return planes.entropy(mine, width, rotate=floats, base=theirs) < DELTA_WORTH * min(alone, mine.nbytes)
+    def gains(self, raw: memoryview, dtype: str, preset: Preset, base: memoryview) -> bool:
+        """Whether, on a sample, the difference to `base`, as long as `raw`, is enough shorter than `raw` by itself."""
+        kind = element(dtype)
+        if kind is None:
+            return False
+        width, floats = kind
+        planes = self._planes_of(width)
+        alone = planes.survey(raw, rotate=floats).estimate(preset.plane_worth)
+        return planes.survey(raw, base, rotate=False).estimate(preset.plane_worth) < DELTA_WORTH * alone
 
-    def _planes(self) -> Planes:
-        if self._lazy_planes is None:
-            from ckstore.codec.planes import Planes  # numpy: only where numbers are at hand
+    def _encode_bytes(self, raw: memoryview) -> Encoded:
+        payload = self._zstd.compress(raw) if self._promising(raw) else None
+        if payload is None or len(payload) > WORTH * raw.nbytes:
+            return _raw(raw, 1)
+        target = bytearray(raw.nbytes)
+        self._zstd.decompress_into(payload, memoryview(target))
+        _compare(target, raw)
+        return Encoded(Codec.ZSTD, 1, (payload,), len(payload), raw.nbytes)
 
-            self._lazy_planes = Planes()
-        return self._lazy_planes
+    def _check(self, encoded: Encoded, raw: memoryview, base: memoryview | None) -> None:
+        """Decode a chunk whole and compare; by another coder, as the payload is views of this one's buffers."""
+        if self._checker is None:
+            self._checker = Coder()
+        payload = memoryview(b"".join(encoded.pieces))
+        target = bytearray(raw.nbytes) if base is None else bytearray(base)
+        if base is None:
+            self._checker.decode(encoded.codec, encoded.width, payload, memoryview(target))
+        else:
+            self._checker.add(encoded.width, payload, memoryview(target))
+        _compare(target, raw)
+
+    def _planes_of(self, width: int) -> Planes:
+        planes = self._planes.get(width)
+        if planes is None:
+            from ckstore.codec.planes import planes_of  # numpy: only where numbers are at hand
+
+            planes = self._planes[width] = planes_of(width)
+        return planes
 
     def _promising(self, raw: memoryview) -> bool:
         if raw.nbytes <= 2 * _SAMPLE:
@@ -108,3 +146,13 @@ class Coder:
         middle = raw.nbytes // 2
         sample = raw[middle : middle + _SAMPLE]
         return len(self._zstd.compress(sample)) <= _SAMPLE_WORTH * _SAMPLE
+
+
+def _raw(raw: memoryview, width: int) -> Encoded:
+    return Encoded(Codec.RAW, width, (raw,), raw.nbytes, raw.nbytes)
+
+
+def _compare(decoded: bytearray, raw: memoryview) -> None:
+    # Not of two memoryviews: those are compared byte by byte.
+    if decoded != raw:
+        raise Integrity("a chunk does not come back from its encoding", hint="check this machine's memory")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Codec(IntEnum):
@@ -16,8 +19,14 @@ class Codec(IntEnum):
 
 
 class Encoded(NamedTuple):
-    """`payload` stored as `codec`; `width` is the element size in bytes (1 where it plays no part)."""
+    """A payload of `length` bytes, in pieces that may be views of buffers in use: they last until the next encoding.
+
+    `width` is the element size in bytes (1 where it plays no part). `busy` counts the raw bytes that decoding has to
+    bring back one by one: those of planes that are not the same all over.
+    """
 
     codec: Codec
     width: int
-    payload: bytes | memoryview
+    pieces: Sequence[bytes | memoryview]
+    length: int
+    busy: int

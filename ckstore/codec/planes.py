@@ -1,204 +1,181 @@
-"""Byte planes: the n-th bytes of all elements stand together, each plane compressed, raw, or one byte if constant.
+"""The payload of a chunk of numbers: its planes, one after another.
 
-In a float's bytes the mantissa is noise and the exponent is not: apart, the noise stays raw and the rest shrinks.
-Floats are rotated left by one bit first, so that the sign joins the noise and the exponent is one whole plane.
-
-Against a base, an older version of the same numbers, it is the wrap-around integer difference that is cut into planes,
-zigzagged so that small differences of both signs have small values.
-
-    payload = flags (bit 0: rotated, bit 1: difference), width, then for each plane its mode and length, then the
-              planes, then the bytes after the last whole element
+payload = flags (bit 0: rotated, bit 1: difference, bit 2: the low half is one plane), width, then for each plane
+          its mode and length, zeros up to a multiple of 8, the planes, the bytes after the last whole element
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Any
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import zstandard
 
-from ckstore.codec.zstd import Zstd
+from ckstore.codec.plane import Mode, PlaneCoder, entropy
+from ckstore.codec.transpose import UNSIGNED, Transposer
 from ckstore.errors import Integrity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckstore.codec.arrays import Array
+    from ckstore.codec.plane import Stored
+    from ckstore.codec.transpose import Plane
 
 _HEADER = struct.Struct("<BB")
 _PLANE = struct.Struct("<BI")
-_ROTATED, _DIFFERENCE = 1, 2
-_RAW, _ZSTD, _CONSTANT = range(3)
-_WORTH = 0.97
-_BLOCK = 1 << 16
-_WIDTHS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_ROTATED, _DIFFERENCE, _HALVED = 1, 2, 4
+_SAMPLE = 2048
+_NOISE = 0.985
 
-ENTROPY = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST,
-    hash_log=6,
-    min_match=7,
-    target_length=0,
-    window_log=20,
-    write_content_size=True,
-)
-"""Settings under which zstd is an entropy coder that passes over noise at memory speed."""
+_KEPT_APART = 2
+"""Elements wider than this may keep their low half together."""
 
-_Array = np.ndarray[Any, np.dtype[Any]]
+
+class Survey(NamedTuple):
+    """What a sample of turned elements says: the shares of the 256 values in each byte, and each byte's entropy.
+
+    Entropies are shares of eight bits: 0 for a constant, 1 for noise.
+    """
+
+    shares: Array
+    entropies: Array
+
+    def estimate(self, worth: float) -> float:
+        """The share of the raw length that the planes would about come to."""
+        return float(np.where(self.entropies < worth, self.entropies, 1.0).mean())
+
+
+class Payload(NamedTuple):
+    """`length` bytes in several pieces, which are views of reused buffers; `busy` bytes lie in planes that vary."""
+
+    pieces: Sequence[bytes | memoryview]
+    length: int
+    busy: int
 
 
 class Planes:
-    """Encodes and decodes with buffers that are reused; for one thread at a time."""
+    """Encodes and decodes chunks of numbers of `width` bytes; for one thread at a time."""
 
-    def __init__(self) -> None:
-        self._zstd = Zstd(ENTROPY)
-        self._planes = np.empty(0, np.uint8)
-        self._check = np.empty(0, np.uint8)
-        self._turned: dict[int, tuple[_Array, _Array]] = {}
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._coder = PlaneCoder()
+        self._transposer = Transposer(width)
 
-    def encode(self, raw: memoryview, width: int, *, rotate: bool, base: memoryview | None = None) -> bytes:
-        """The payload of `raw`, numbers of `width` bytes, by itself or as the difference to `base`, which is as long.
+    def survey(self, raw: memoryview, base: memoryview | None = None, *, rotate: bool, sample: int = _SAMPLE) -> Survey:
+        """A look at about `sample` elements of `raw`, or at their differences to `base`."""
+        numbers = self._transposer.numbers(raw)
+        step = max(1, len(numbers) // sample) | 1  # odd: rows of a table have even lengths
+        olds = None if base is None else self._transposer.numbers(base)[::step]
+        turned = self._transposer.turned(numbers[::step], olds, rotate=rotate)
+        return _survey(np.ascontiguousarray(turned), self._width)
 
-        Every compressed plane is decoded again and compared.
+    def encode(
+        self, raw: memoryview, lengths: Sequence[int], base: memoryview | None = None, *, rotate: bool, worth: float
+    ) -> list[Payload]:
+        """The payloads of the chunks that make up `raw`, by themselves or as the differences to those in `base`.
+
+        `lengths` are theirs in bytes; all but the last divide by four elements. One look at all of them decides how
+        each plane is stored. Every compressed plane has been decoded again and compared. The pieces last until the
+        next call.
         """
-        count = raw.nbytes // width
-        planes = self._room(count, width)
-        self._split(raw, planes, width, rotate=rotate, base=base)
-        flags = _ROTATED * rotate if base is None else _DIFFERENCE
-        header = [_HEADER.pack(flags, width)]
-        bodies: list[bytes | memoryview] = []
-        for plane in planes:
-            mode, body = self._encode_plane(plane)
-            header.append(_PLANE.pack(mode, len(body)))
-            bodies.append(body)
-        return b"".join([*header, *bodies, raw[count * width :]])
+        found = self.survey(raw, base, rotate=rotate)
+        numbers = self._transposer.numbers(raw)
+        olds = None if base is None else self._transposer.numbers(base)
+        low = self._width // 2
+        halved = self._width > _KEPT_APART and bool((found.entropies[:low] > _NOISE).all())
+        planes = self._transposer.room(len(numbers), halved=halved)
+        self._transposer.split(numbers, olds, planes, rotate=rotate, halved=halved)
+        ends = [end // self._width for end in accumulate(lengths)]
+        columns: list[list[Stored]] = []
+        for place, plane in enumerate(planes, start=low - 1 if halved else 0):
+            kept = halved and place < low
+            share = 1.0 if kept else float(found.entropies[place])
+            bounds = [end * low for end in ends] if kept else ends
+            columns.append(self._coder.encode(plane, bounds, found.shares[place], share, worth))
+        flags = (_DIFFERENCE if base is not None else _ROTATED * rotate) | _HALVED * halved
+        tail = raw[len(numbers) * self._width :]
+        last = len(lengths) - 1
+        return [
+            self._payload(flags, stored, length, tail if number == last else raw[:0])
+            for number, (length, *stored) in enumerate(zip(lengths, *columns, strict=True))
+        ]
 
-    def entropy(self, raw: memoryview, width: int, *, rotate: bool, base: memoryview | None = None) -> float:
-        """What `encode` would about come to: bytes of order-0 entropy, plane by plane."""
-        count = raw.nbytes // width
-        if not count:
-            return 0.0
-        planes = self._room(count, width)
-        self._split(raw, planes, width, rotate=rotate, base=base)
-        total = 0.0
-        for plane in planes:
-            shares = np.bincount(plane, minlength=256) / count
-            total -= float(shares @ np.log2(shares, out=np.zeros(256), where=shares > 0))
-        return total * count / 8
+    def _payload(self, flags: int, stored: Sequence[Stored], raw_length: int, tail: memoryview) -> Payload:
+        modes = b"".join([_PLANE.pack(one.mode, one.length) for one in stored])
+        header = (_HEADER.pack(flags, self._width) + modes).ljust(_start(len(stored)), b"\0")
+        constant = sum(one.mode is Mode.CONSTANT for one in stored) * (raw_length // self._width)
+        pieces = [header, *(piece for one in stored for piece in one.pieces), tail]
+        length = len(header) + sum(one.length for one in stored) + tail.nbytes
+        return Payload(pieces, length, raw_length - constant)
 
-    def decode(self, payload: memoryview, target: memoryview, base: memoryview | None = None) -> None:
-        """Fill `target` exactly; `base` is the one it was encoded against. Raises `Integrity`.
+    def decode(self, payload: memoryview, target: memoryview) -> None:
+        """Fill `target` exactly. Raises `Integrity`; every length is checked before it is used."""
+        flags, planes, tail = self._open(payload, target.nbytes)
+        if flags & _DIFFERENCE:
+            raise Integrity("a payload of byte planes is a difference, and its frame says that it is none")
+        numbers = self._transposer.numbers(target)
+        if len(numbers):
+            self._transposer.join(planes, numbers, rotated=bool(flags & _ROTATED), halved=bool(flags & _HALVED))
+        target[target.nbytes - tail.nbytes :] = tail
 
-        Every length is checked before it is used.
-        """
+    def add(self, payload: memoryview, target: memoryview) -> None:
+        """Turn the base in `target` into what `payload` was encoded from. Raises `Integrity`, as `decode`."""
+        flags, planes, tail = self._open(payload, target.nbytes)
+        if not flags & _DIFFERENCE:
+            raise Integrity("a payload of byte planes is no difference, and its frame says that it is one")
+        numbers = self._transposer.numbers(target)
+        if len(numbers):
+            self._transposer.add(planes, numbers, halved=bool(flags & _HALVED))
+        target[target.nbytes - tail.nbytes :] = tail
+
+    def _open(self, payload: memoryview, raw_length: int) -> tuple[int, list[Plane], memoryview]:
+        """Flags, planes and the bytes after the last element of a payload that stands for `raw_length` bytes."""
         if payload.nbytes < _HEADER.size:
             raise Integrity("a payload of byte planes is cut short")
         flags, width = _HEADER.unpack_from(payload)
-        expected = (0, _ROTATED) if base is None else (_DIFFERENCE,)
-        if width not in _WIDTHS or flags not in expected or (base is not None and base.nbytes != target.nbytes):
+        halved = bool(flags & _HALVED)
+        known = flags in (0, _ROTATED, _DIFFERENCE, _HALVED, _HALVED | _ROTATED, _HALVED | _DIFFERENCE)
+        if width != self._width or not known or (halved and width <= _KEPT_APART):
             raise Integrity("a payload of byte planes has an unknown header")
-        count = target.nbytes // width
-        start = _HEADER.size + width * _PLANE.size
+        count = raw_length // width
+        room = self._transposer.room(count, halved=halved)
+        start = _start(len(room))
         if payload.nbytes < start:
             raise Integrity("a payload of byte planes is cut short")
-        planes = self._room(count, width)
-        for number, plane in enumerate(planes):
+        planes: list[Plane] = []
+        for number, target in enumerate(room):
             mode, length = _PLANE.unpack_from(payload, _HEADER.size + number * _PLANE.size)
             body = payload[start : start + length]
             if body.nbytes != length:
                 raise Integrity("a payload of byte planes is cut short")
-            self._decode_plane(mode, body, plane)
+            planes.append(self._coder.decode(mode, body, target))
             start += length
-        tail = target[count * width :]
-        if payload.nbytes - start != tail.nbytes:
+        tail = payload[start:]
+        if tail.nbytes != raw_length - count * width:
             raise Integrity("a payload of byte planes has another length than its element")
-        self._join(planes, target[: count * width], width, rotated=flags == _ROTATED, base=base)
-        tail[:] = payload[start:]
+        return flags, planes, tail
 
-    def _room(self, count: int, width: int) -> list[_Array]:
-        if self._planes.nbytes < count * width:
-            self._planes = np.empty(count * width, np.uint8)
-        return [self._planes[number * count : (number + 1) * count] for number in range(width)]
 
-    def _scratch(self, width: int) -> tuple[_Array, _Array]:
-        """Two blocks of elements that stay in the core's cache."""
-        if width not in self._turned:
-            self._turned[width] = (np.empty(_BLOCK, _WIDTHS[width]), np.empty(_BLOCK, _WIDTHS[width]))
-        return self._turned[width]
+def _start(planes: int) -> int:
+    """Where the planes begin: at a multiple of 8, as half elements need it."""
+    return -(-(_HEADER.size + planes * _PLANE.size) // 8) * 8
 
-    def _split(
-        self, raw: memoryview, planes: list[_Array], width: int, *, rotate: bool, base: memoryview | None
-    ) -> None:
-        numbers = np.frombuffer(raw, _WIDTHS[width], count=len(planes[0]))
-        olds = None if base is None else np.frombuffer(base, _WIDTHS[width], count=len(planes[0]))
-        turned, shifted = self._scratch(width)
-        for start in range(0, len(numbers), _BLOCK):
-            block = numbers[start : start + _BLOCK]
-            size = len(block)
-            if olds is not None:
-                source = turned[:size]
-                np.subtract(block, olds[start : start + size], out=source)
-                np.right_shift(source, 8 * width - 1, out=shifted[:size])
-                np.negative(shifted[:size], out=shifted[:size])
-                np.left_shift(source, 1, out=source)
-                np.bitwise_xor(source, shifted[:size], out=source)
-            elif rotate:
-                source = turned[:size]
-                np.left_shift(block, 1, out=source)
-                np.right_shift(block, 8 * width - 1, out=shifted[:size])
-                np.bitwise_or(source, shifted[:size], out=source)
-            else:
-                source = block
-            for number, plane in enumerate(planes):
-                if number:
-                    np.right_shift(source, 8 * number, out=shifted[:size])
-                np.copyto(plane[start : start + size], shifted[:size] if number else source, casting="unsafe")
 
-    def _join(
-        self, planes: list[_Array], target: memoryview, width: int, *, rotated: bool, base: memoryview | None
-    ) -> None:
-        numbers = np.frombuffer(target, _WIDTHS[width])
-        olds = None if base is None else np.frombuffer(base, _WIDTHS[width], count=len(numbers))
-        turned, shifted = self._scratch(width)
-        for start in range(0, len(numbers), _BLOCK):
-            block = numbers[start : start + _BLOCK]
-            size = len(block)
-            joined = turned[:size] if rotated or olds is not None else block
-            part = shifted[:size]
-            np.copyto(joined, planes[0][start : start + size])
-            for number in range(1, width):
-                np.copyto(part, planes[number][start : start + size])
-                np.left_shift(part, 8 * number, out=part)
-                np.bitwise_or(joined, part, out=joined)
-            if rotated:
-                np.left_shift(joined, 8 * width - 1, out=part)
-                np.right_shift(joined, 1, out=joined)
-                np.bitwise_or(joined, part, out=block)
-            elif olds is not None:
-                np.bitwise_and(joined, 1, out=part)
-                np.negative(part, out=part)
-                np.right_shift(joined, 1, out=joined)
-                np.bitwise_xor(joined, part, out=joined)
-                np.add(joined, olds[start : start + size], out=block)
+def _survey(turned: Array, width: int) -> Survey:
+    columns = turned.view(np.uint8).reshape(-1, width)
+    counts = np.array([np.bincount(columns[:, place], minlength=256) for place in range(width)])
+    count = max(1, len(turned))
+    shares = counts / count
+    # What a sample of n says of k values is too low by (k - 1) / 2n nats (Miller and Madow).
+    seen = np.count_nonzero(counts, axis=1)
+    missed = np.maximum(0, seen - 1) / (2 * count * np.log(2) * 8)
+    return Survey(shares, np.minimum(entropy(shares) + missed, 1.0))
 
-    def _encode_plane(self, plane: _Array) -> tuple[int, bytes | memoryview]:
-        body = plane.data
-        if not len(plane):
-            return _RAW, body
-        if plane[0] == plane[-1] and not np.any(plane != plane[0]):
-            return _CONSTANT, bytes(body[:1])
-        packed = self._zstd.compress(body)
-        if len(packed) > _WORTH * len(plane):
-            return _RAW, body
-        if self._check.nbytes < len(plane):
-            self._check = np.empty(len(plane), np.uint8)
-        again = self._check[: len(plane)]
-        self._zstd.decompress_into(packed, again.data)
-        if not np.array_equal(again, plane):
-            raise Integrity("a plane changed between compressing and checking it", hint="check this machine's memory")
-        return _ZSTD, packed
 
-    def _decode_plane(self, mode: int, body: memoryview, plane: _Array) -> None:
-        if mode == _CONSTANT and body.nbytes == 1:
-            plane.fill(body[0])
-        elif mode == _RAW and body.nbytes == len(plane):
-            np.copyto(plane, np.frombuffer(body, np.uint8))
-        elif mode == _ZSTD:
-            self._zstd.decompress_into(body, plane.data)
-        else:
-            raise Integrity("a byte plane has an unknown mode or the wrong length")
+def planes_of(width: int) -> Planes:
+    """A coder for elements of that width. Raises `Integrity` where there are none such."""
+    if width not in UNSIGNED:
+        raise Integrity(f"a frame claims elements of {width} bytes")
+    return Planes(width)

@@ -23,6 +23,22 @@ class Zstd:
         """One zstd frame that decodes to `raw`."""
         return self._compressor.compress(raw)
 
+    def decompress(self, payload: bytes | memoryview, length: int) -> bytes:
+        """The `length` bytes that a frame holds, which must declare as many. Raises `Integrity`.
+
+        One call that lets other threads run, where a stream needs several.
+        """
+        try:
+            declared = zstandard.frame_content_size(payload)
+            if declared != length:
+                raise Integrity(f"a compressed payload declares {declared} bytes instead of {length}")
+            raw: bytes = self._decompressor.decompress(payload, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise Integrity(f"a compressed payload is damaged: {error}") from error
+        if len(raw) != length:
+            raise Integrity(f"a compressed payload ends after {len(raw)} of {length} bytes")
+        return raw
+
     def decompress_into(self, payload: bytes | memoryview, target: memoryview) -> None:
         """Fill `target` exactly. Raises `Integrity`; never writes past `target`, whatever the frame declares."""
         done = 0

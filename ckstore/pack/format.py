@@ -26,8 +26,8 @@ _MAGIC = b"CKPACK\r\n"
 _END = b"CKPEND\r\n"
 _FRAME_MAGIC = b"CKFR"
 _HEADER = struct.Struct("<8sHHI16s")
-_FRAME = struct.Struct("<4sBBBBIIII32s32s")
-_ROW = struct.Struct("<32s32sQIIIBBBB")
+_FRAME = struct.Struct("<4sBBBBIIII32s32s8s")
+_ROW = struct.Struct("<32s32sQIIIIBBBB")
 _TRAILER = struct.Struct("<8sQQ32s")
 _KINDS = frozenset(Kind)
 
@@ -38,7 +38,10 @@ TRAILER_SIZE = _TRAILER.size + CHECKSUM_SIZE
 
 
 class Frame(NamedTuple):
-    """What a frame says of itself. `base` is zero and `version` 0 unless the payload is a delta."""
+    """What a frame says of itself. `base` is zero and `version` 0 unless the payload is a delta.
+
+    `busy` counts the raw bytes that decoding brings back one by one (`Encoded.busy`): what the frame costs its readers.
+    """
 
     kind: Kind
     codec: int
@@ -48,6 +51,7 @@ class Frame(NamedTuple):
     stored_length: int
     base: bytes
     version: int
+    busy: int
 
 
 class Row(NamedTuple):
@@ -80,7 +84,7 @@ def read_header(data: bytes) -> bytes:
     return bytes(name)
 
 
-def frame_header(frame: Frame) -> bytes:
+def frame_header(frame: Frame, payload_checksum: bytes) -> bytes:
     """The bytes before a frame's payload."""
     return _sealed(
         _FRAME.pack(
@@ -92,37 +96,40 @@ def frame_header(frame: Frame) -> bytes:
             frame.raw_length,
             frame.stored_length,
             frame.version,
-            0,
+            frame.busy,
             frame.id,
             frame.base,
+            payload_checksum,
         )
     )
 
 
-def read_frame_header(data: bytes | bytearray | memoryview) -> Frame:
-    """The frame that `data` begins. Raises `Format`; lengths are within MAX_RAW."""
-    magic, kind, codec, width, _, raw_length, stored_length, version, _, id, base = _FRAME.unpack(
+def read_frame_header(data: bytes | bytearray | memoryview) -> tuple[Frame, bytes]:
+    """The frame that `data` begins, and its payload's checksum. Raises `Format`; lengths are within MAX_RAW."""
+    magic, kind, codec, width, _, raw_length, stored_length, version, busy, id, base, check = _FRAME.unpack(
         _opened(data, FRAME_HEADER_SIZE, "frame header")
     )
     if magic != _FRAME_MAGIC:
         raise Format("no frame begins here")
-    return _frame(kind, codec, width, id, raw_length, stored_length, base, version)
+    frame = Frame(kind, codec, width, bytes(id), raw_length, stored_length, bytes(base), version, busy)
+    return _checked(frame), bytes(check)
 
 
-def _frame(
-    kind: int, codec: int, width: int, id: bytes, raw_length: int, stored_length: int, base: bytes, version: int
-) -> Frame:
+def _checked(frame: Frame) -> Frame:
+    kind, raw_length, stored_length = frame.kind, frame.raw_length, frame.stored_length
     if kind not in _KINDS:
         raise Format(f"a frame has the unknown kind {kind}", hint="it may need a newer ckstore")
     if raw_length > MAX_RAW or stored_length > MAX_RAW:
         raise Format(f"a frame claims {max(raw_length, stored_length)} bytes, past the limit of {MAX_RAW}")
-    return Frame(Kind(kind), codec, width, bytes(id), raw_length, stored_length, bytes(base), version)
+    if frame.busy > raw_length:
+        raise Format(f"a frame claims {frame.busy} busy bytes of {raw_length}")
+    return frame._replace(kind=Kind(kind))
 
 
 def table(rows: list[Row]) -> bytes:
     """The table of `rows`, which are sorted by id, then offset."""
     return b"".join(
-        _ROW.pack(f.id, f.base, offset, f.raw_length, f.stored_length, f.version, f.kind, f.codec, f.width, 0)
+        _ROW.pack(f.id, f.base, offset, f.raw_length, f.stored_length, f.version, f.busy, f.kind, f.codec, f.width, 0)
         for f, offset in rows
     )
 
@@ -133,8 +140,8 @@ def read_table(data: bytes, frames_end: int) -> list[Row]:
         raise Format("a pack's table is cut short")
     rows: list[Row] = []
     before: tuple[bytes, int] = (b"", 0)
-    for id, base, offset, raw_length, stored_length, version, kind, codec, width, _ in _ROW.iter_unpack(data):
-        frame = _frame(kind, codec, width, id, raw_length, stored_length, base, version)
+    for id, base, offset, raw_length, stored_length, version, busy, kind, codec, width, _ in _ROW.iter_unpack(data):
+        frame = _checked(Frame(kind, codec, width, id, raw_length, stored_length, base, version, busy))
         if offset < HEADER_SIZE or offset + FRAME_HEADER_SIZE + stored_length > frames_end:
             raise Format("a pack's table points outside its frames")
         if (frame.id, offset) <= before:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckstore.errors import Format
 from ckstore.pack import format as pack_format
-from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE, Frame, Row
+from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE, Row
 from ckstore.pack.writer import Sealed
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def scan(source: Source) -> Iterator[Row]:
     offset = HEADER_SIZE
     while True:
         try:
-            frame: Frame = pack_format.read_frame_header(source.read_at(offset, FRAME_HEADER_SIZE))
+            frame, _ = pack_format.read_frame_header(source.read_at(offset, FRAME_HEADER_SIZE))
         except Format:
             return
         end = offset + FRAME_HEADER_SIZE + frame.stored_length

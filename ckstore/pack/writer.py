@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ckstore.digest import payload_checksum
 from ckstore.pack import format as pack_format
 from ckstore.pack.format import FRAME_HEADER_SIZE, Frame, Row, Trailer
 
@@ -37,10 +38,10 @@ class PackWriter:
         self._rows: list[Row] = []
         self._write(self._header)
 
-    def add(self, frame: Frame, payload: Buffer) -> None:
-        """Append a frame. `payload` has `frame.stored_length` bytes."""
+    def add(self, frame: Frame, *payload: Buffer) -> None:
+        """Append a frame. The pieces of `payload` have `frame.stored_length` bytes."""
         self._rows.append(Row(frame, self.size_bytes))
-        self._sink.write(pack_format.frame_header(frame), payload)
+        self._sink.write(pack_format.frame_header(frame, payload_checksum(payload)), *payload)
         self.size_bytes += FRAME_HEADER_SIZE + frame.stored_length
 
     def finish(self) -> Sealed:

@@ -13,6 +13,7 @@ from itertools import accumulate
 from operator import index
 from typing import TYPE_CHECKING
 
+from ckstore.codec.preset import preset_named
 from ckstore.digest import Kind
 from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound
 from ckstore.graph.revision import check_ref_name
@@ -49,7 +50,7 @@ class CommitOptions:
     """What is said of a commit.
 
     `branch` None means HEAD's; a new branch starts without a parent unless `parent`, a revision, is given.
-    `time_ns` counts from 1970 UTC. `tag` must be new.
+    `time_ns` counts from 1970 UTC. `tag` must be new. `preset` None means the repository's.
     """
 
     time_ns: int
@@ -63,6 +64,7 @@ class CommitOptions:
     tag: str | None = None
     parent: str | None = None
     allow_pickle: bool = False
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,10 @@ def _commit(
     """Store drafts and publish their commit; `check` may still refuse once all bytes have been read."""
     commits = repository.commits()
     plan = _plan(repository, commits, options)
-    earlier = _earlier(repository, commits, plan.parents, drafts)
+    preset = repository.preset if options.preset is None else preset_named(options.preset)
+    earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
     store = repository.store
-    with Transaction(store) as transaction:
+    with Transaction(store, preset) as transaction:
         trees = ingest(drafts, transaction, store.workers, progress, earlier)
         check()
         commit = Commit(

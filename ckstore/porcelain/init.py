@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckstore import durable
+from ckstore.codec.preset import preset_named
+from ckstore.config import Config
 from ckstore.graph.revision import check_ref_name
 from ckstore.storage import store
 from ckstore.storage.layout import FOLDER
@@ -23,10 +25,14 @@ class InitResult:
     created: bool
 
 
-def init(folder: Path, branch: str = "main") -> InitResult:
-    """A repository in `folder`, which is made if absent. Safe to call again and by many processes at once."""
+def init(folder: Path, branch: str = "main", preset: str | None = None) -> InitResult:
+    """A repository in `folder`, which is made if absent. Safe to call again and by many processes at once.
+
+    `preset` is how a new one stores chunks unless a commit says otherwise. Raises `InvalidInput`.
+    """
+    config = None if preset is None else Config(preset_named(preset).name)
     check_ref_name(branch, "branch")
     created = not (folder / FOLDER).exists()
     durable.make_folder(folder)
-    store.create(folder.absolute(), HEADS + branch)
+    store.create(folder.absolute(), HEADS + branch, config)
     return InitResult(folder, created)

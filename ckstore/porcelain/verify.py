@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
-    from ckstore.storage.index import Location
+    from ckstore.storage.location import Location
 
 
 @dataclass(frozen=True)

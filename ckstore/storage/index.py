@@ -18,16 +18,19 @@ import lmdb
 import msgspec
 
 from ckstore import durable
-from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum
+from ckstore.digest import CHECKSUM_SIZE, NO_ID, checksum
 from ckstore.errors import Integrity, SaveFailed, StoreFull
-from ckstore.pack.format import Frame, Row
+from ckstore.storage.chain import work
 from ckstore.storage.journal import Cursor, JournalFrame
 from ckstore.storage.lmdb_file import is_mappable
+from ckstore.storage.location import MOST_WORK, Location, from_row, to_row
 from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from ckstore.pack.format import Row
 
 MAP_SIZE = 64 << 30
 """Bytes of address space the environment may grow into; the file is only as long as its content."""
@@ -35,7 +38,6 @@ MAP_SIZE = 64 << 30
 _LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing
 
 _TABLES = ("frames", "commits", "packs", "refs", "journal", "meta")
-_VALUE = struct.Struct("<16sQIIIBBB")
 _PACK = struct.Struct("<Q32sQ")
 _SEQ = struct.Struct(">Q")
 _CURSOR = struct.Struct("<QQQ32s")
@@ -47,14 +49,6 @@ _REPOSITORY_KEY = b"repository"
 
 class IndexDamaged(Integrity):
     """The index cannot be believed; packs and journal can. Rebuild it."""
-
-
-class Location(NamedTuple):
-    """Where an object lies: a frame, the pack it is in, the offset of its header."""
-
-    pack: bytes
-    offset: int
-    frame: Frame
 
 
 class NewPack(NamedTuple):
@@ -232,12 +226,12 @@ class View:
     def locate(self, id: bytes) -> Location | None:
         """Where object `id` lies, or None."""
         value = self.get("frames", id)
-        return None if value is None else _location(id, value)
+        return None if value is None else from_row(id, value)
 
     def locations(self) -> Iterator[Location]:
         """Every object's place."""
         for id, value in self.rows("frames"):
-            yield _location(id, value)
+            yield from_row(id, value)
 
     def ref(self, name: str) -> Target:
         """Where a ref points; None where it is not there."""
@@ -317,17 +311,21 @@ class _Writer(View):
 
     def _add_rows(self, pack: bytes, rows: Sequence[Row]) -> None:
         """Index frames whose object is new and whose base, if they have one, is indexed: from depth 0 upwards."""
-        left = [row for row in rows if self.get("frames", row.frame.id) is None]
+        left = [row for row in rows if self.locate(row.frame.id) is None]
         count = -1
         while len(left) != count:
             count = len(left)
             waiting = []
             for row in left:
-                base = row.frame.base
-                if base != NO_ID and self.get("frames", base) is None:
-                    waiting.append(row)
-                elif self.get("frames", row.frame.id) is None:
-                    self.put("frames", row.frame.id, _value(pack, row.offset, row.frame))
+                depth, cost = 0, work(row.frame)
+                if row.frame.base != NO_ID:
+                    base = self.locate(row.frame.base)
+                    if base is None:
+                        waiting.append(row)
+                        continue
+                    depth, cost = min(base.depth + 1, 255), min(base.work + cost, MOST_WORK)
+                if self.get("frames", row.frame.id) is None:
+                    self.put("frames", row.frame.id, to_row(Location(pack, row.offset, row.frame, depth, cost)))
             left = waiting
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
@@ -346,19 +344,6 @@ class _Writer(View):
             self._transaction.delete(name.encode(), db=self._tables["refs"])
         else:
             self.put("refs", name.encode(), msgspec.msgpack.encode(target))
-
-
-def _value(pack: bytes, offset: int, frame: Frame) -> bytes:
-    value = _VALUE.pack(
-        pack, offset, frame.raw_length, frame.stored_length, frame.version, frame.kind, frame.codec, frame.width
-    )
-    return value + frame.base if frame.base != NO_ID else value
-
-
-def _location(id: bytes, value: bytes) -> Location:
-    pack, offset, raw_length, stored_length, version, kind, codec, width = _VALUE.unpack_from(value)
-    base = value[_VALUE.size :] or NO_ID
-    return Location(pack, offset, Frame(Kind(kind), codec, width, id, raw_length, stored_length, base, version))
 
 
 def _opened(table: str, key: bytes, stored: bytes) -> bytes:

@@ -87,6 +87,7 @@ class _Plan:
         self.slots: list[_Slot] = []
         self._draft = draft
         self._stream = stream
+        self._tensors = 0
         self._versions = versions
         self._slabs: list[tuple[str, int, bytearray]] = []
         self._data: list[tuple[int, bytearray] | InSlab] = []
@@ -130,10 +131,12 @@ class _Plan:
 
     def _cut(self, length: int, load: Callable[[int, int], memoryview], dtype: str, before: bytes) -> bytearray:
         ids = bytearray(-(-length // CHUNK_SIZE) * ID_SIZE)
+        tensor = self._tensors
+        self._tensors += 1
         for number, (start, stop) in enumerate(cut(length, CHUNK_SIZE)):
             position = number * ID_SIZE
             older = before[position : position + ID_SIZE] or None
-            piece = Piece(partial(load, start, stop), self._stream, dtype, older)
+            piece = Piece(partial(load, start, stop), self._stream, dtype, older, tensor)
             self.slots.append(_Slot(piece, stop - start, ids, position))
         return ids
 

@@ -7,11 +7,13 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckstore import durable
-from ckstore.errors import Format, Integrity, NoRepository
+from ckstore import config, durable
+from ckstore.errors import Format, Integrity, InvalidInput, NoRepository
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ckstore.config import Config
 
 FOLDER = ".ckstore"
 FORMAT = 0
@@ -26,6 +28,10 @@ class Layout:
     @property
     def format(self) -> Path:
         return self.root / "format"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
 
     @property
     def lock(self) -> Path:
@@ -79,6 +85,16 @@ def read_format(layout: Layout) -> str:
     if version != FORMAT:
         raise Format(f"{layout.root} has format {version}; this ckstore reads {FORMAT}", hint="use a newer ckstore")
     return str(repository_id)
+
+
+def read_config(layout: Layout) -> Config:
+    """The repository's settings; the defaults where it has none. Raises `InvalidInput`."""
+    try:
+        return config.parse(layout.config.read_text("utf-8"), str(layout.config))
+    except FileNotFoundError:
+        return config.Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{layout.config} cannot be read: {error}", hint="mend or remove it") from error
 
 
 def new_id() -> str:

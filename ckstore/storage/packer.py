@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckstore import durable
-from ckstore.digest import NO_ID, Kind
 from ckstore.pack.format import NAME_SIZE, Frame
 from ckstore.pack.writer import PackWriter, Sealed
 
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from ckstore.codec.encoded import Encoded
-
 PACK_SIZE = 256 << 20
 SMALL = 1 << 20
 META = ""
 """The stream of trees and commits; component names are never empty."""
 
-_Pending = tuple[Frame, bytes | memoryview]
+Pieces = Sequence[bytes | memoryview]
+_Pending = tuple[Frame, Pieces]
 
 
 class Packer:
@@ -40,24 +39,13 @@ class Packer:
         self._sealed: list[Sealed] = []
         self._finished: list[_OpenPack] = []
 
-    def add(
-        self,
-        stream: str,
-        kind: Kind,
-        id: bytes,
-        raw_length: int,
-        encoded: Encoded,
-        base: bytes = NO_ID,
-        version: int = 0,
-    ) -> None:
-        """Append one object to a stream; a delta with the id of its `base` and its `version` number."""
-        stored = memoryview(encoded.payload).nbytes
-        frame = Frame(kind, encoded.codec, encoded.width, id, raw_length, stored, base, version)
+    def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
+        """Append one object to a stream. What `payload` is pieces of may be overwritten afterwards."""
         with self._lock:
             target = self._streams.get(stream)
             if target is None:
                 target = self._streams[stream] = _Stream(self._open)
-        target.add(frame, encoded.payload, self._full)
+        target.add(frame, payload, self._full)
 
     def finish(self) -> list[Sealed]:
         """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
@@ -75,7 +63,7 @@ class Packer:
             shared = self._open()
             self._finished.append(shared)
             for frame, payload in left:
-                shared.writer.add(frame, payload)
+                shared.writer.add(frame, *payload)
         while self._finished:
             pack = self._finished.pop()
             try:
@@ -125,10 +113,10 @@ class _Stream:
         self._open = open_pack
         self._lock = threading.Lock()
 
-    def add(self, frame: Frame, payload: bytes | memoryview, full: Callable[[_OpenPack], None]) -> None:
+    def add(self, frame: Frame, payload: Pieces, full: Callable[[_OpenPack], None]) -> None:
         with self._lock:
-            if self.pack is None and isinstance(payload, memoryview):
-                payload = bytes(payload)  # it waits here while its buffer is used for others
+            if self.pack is None and self._pending_bytes + frame.stored_length < SMALL:
+                payload = (b"".join(payload),)  # it waits here while its buffers are used for others
             self.pending.append((frame, payload))
             self._pending_bytes += frame.stored_length
             if self.pack is not None or self._pending_bytes >= SMALL:
@@ -142,7 +130,7 @@ class _Stream:
         if self.pack is None:
             self.pack = self._open()
         for frame, payload in self.pending:
-            self.pack.writer.add(frame, payload)
+            self.pack.writer.add(frame, *payload)
         self.pending.clear()
         self._pending_bytes = 0
         return self.pack

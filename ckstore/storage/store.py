@@ -10,14 +10,16 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ckstore import durable
+from ckstore.config import render
 from ckstore.digest import Kind, derived
 from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed, StoreFull
 from ckstore.lock import FileLock
 from ckstore.pack.reader import read_sealed, scan
 from ckstore.storage.filesystem import mount_of
-from ckstore.storage.index import Index, IndexDamaged, Location, NewPack, View
+from ckstore.storage.index import Index, IndexDamaged, NewPack, View
 from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Journal
 from ckstore.storage.layout import FOLDER, Layout, new_id, read_format, write_format
+from ckstore.storage.location import Location
 from ckstore.storage.object_store import ObjectStore
 from ckstore.storage.pack_file import PackFiles
 from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from ckstore.config import Config
     from ckstore.pack.format import Row
     from ckstore.storage.record import PackEntry, Record
 
@@ -43,10 +46,10 @@ def _place(root: Path) -> str:
     return derived("ckstore cache v1", f"{socket.gethostname()}\n{about.st_dev}\n{about.st_ino}".encode()).hex()[:16]
 
 
-def create(folder: Path, branch: str) -> Layout:
+def create(folder: Path, branch: str, config: Config | None = None) -> Layout:
     """Make an empty repository in `folder`, HEAD at the unborn `branch`; whole or not at all.
 
-    Where one is there already, that one is returned.
+    `config` are its settings, the defaults if None. Where one is there already, that one is returned.
     """
     layout = Layout(folder / FOLDER)
     if layout.format.exists():
@@ -55,6 +58,8 @@ def create(folder: Path, branch: str) -> Layout:
     for path in (part.packs, part.journal, part.tmp, part.quarantine):
         durable.make_folder(path)
     write_format(part, new_id())
+    if config is not None:
+        durable.put(part.config, render(config).encode())
     segment, seq, previous = FIRST
     Journal(part.journal).begin(segment, Snapshot((), (Ref(HEAD, Symbolic(branch)),)), seq, previous)
     durable.sync_folder(part.root)
@@ -205,7 +210,7 @@ class Store:
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
                     with suppress(Format, Integrity):  # told to whoever asks for that commit; the rest is sound
-                        commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
+                        commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame, 0, 0))
         except (FileNotFoundError, Format) as error:
             warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
             return None

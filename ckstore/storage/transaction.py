@@ -12,56 +12,73 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
 from ckstore.codec.choice import Coder
+from ckstore.codec.chunker import parts
+from ckstore.codec.element import element
 from ckstore.codec.encoded import Codec
 from ckstore.codec.room import Room
-from ckstore.digest import Kind, object_id
+from ckstore.digest import NO_ID, Kind, object_id
 from ckstore.errors import Conflict, Integrity, InvalidInput
-from ckstore.storage.chain import Base, base_for
+from ckstore.pack.format import Frame
+from ckstore.storage.chain import base_for, within
 from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.record import PackEntry, Record, RefMove
 from ckstore.storage.workers import PerThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
+    from ckstore.codec.encoded import Encoded
+    from ckstore.codec.preset import Preset
     from ckstore.pack.writer import Sealed
+    from ckstore.storage.chain import Base
     from ckstore.storage.index import View
     from ckstore.storage.store import Store
+
+_BATCH = 4
+"""Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
 
 class Piece(NamedTuple):
     """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream.
 
     `dtype` is the element type of the numbers in it, the codec's hint; `before` names the chunk that had its place
-    in an earlier checkpoint.
+    in an earlier checkpoint. Pieces of one `tensor` (a number) that follow each other are encoded together.
     """
 
     load: Callable[[], memoryview]
     stream: str
     dtype: str = "uint8"
     before: bytes | None = None
+    tensor: int = -1
 
 
 class _Scratch:
-    """A thread's reused buffers."""
+    """A thread's reused buffers. `expects_new`: what the thread saw last was not stored yet."""
 
     def __init__(self) -> None:
         self.coder = Coder()
-        self.older = Room()
+        self.expects_new = False
+        self._older = Room()
         self._copy = Room()
 
-    def copy(self, raw: memoryview) -> memoryview:
-        """`raw` as it is now, whatever its owner does to it next."""
-        copied = self._copy.take(raw.nbytes)
-        copied[:] = raw
-        return copied
+    def copy(self, raws: Sequence[memoryview], dtype: str) -> memoryview:
+        """`raws` one after another as they are now, whatever happens to them next. They may lie here already."""
+        lengths = [raw.nbytes for raw in raws]
+        whole = self._copy.take(sum(lengths))
+        self.coder.copy(raws, parts(whole, lengths), dtype)
+        return whole
+
+    def older(self, length: int) -> memoryview:
+        """Room for the bases of some chunks."""
+        return self._older.take(length)
 
 
 class Written(NamedTuple):
@@ -78,9 +95,10 @@ class Transaction:
     `put` may be called by many threads. Raises `SaveFailed` at once where nothing may be written.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, preset: Preset) -> None:
         store.check_writable()
         self._store = store
+        self._preset = preset
         self._folder = store.layout.tmp / os.urandom(8).hex()
         self._lock = threading.Lock()
         self._new: set[bytes] = set()
@@ -88,6 +106,7 @@ class Transaction:
         self._deltas: dict[bytes, tuple[Piece, bytes]] = {}
         self._commits: dict[bytes, bytes] = {}
         self._scratch = PerThread()
+        self._alone = PerThread()
         cursor = store.index.cursor()
         self._seen_seq = cursor.seq if cursor else -1
 
@@ -101,21 +120,11 @@ class Transaction:
         self._store.scratch.close(self._folder, self._owner, failed=error is not None)
 
     def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
-        """Store objects that are not there yet; their ids. All raw bytes are held at once: pass a few MiB at a time."""
-        raws = [piece.load() for piece in pieces]
-        ids = [object_id(kind, raw) for raw in raws]
-        with self._lock:
-            asked = {id for id in ids if id not in self._new and id not in self._known}
-        known = self._store.objects.known(asked)
-        for id, raw, piece in zip(ids, raws, pieces, strict=True):
-            with self._lock:
-                if id in self._new or id in self._known:
-                    continue
-                if id in known:
-                    self._known[id] = (kind, piece)
-                    continue
-                self._new.add(id)
-            self._encode(kind, id, raw, piece)
+        """Store objects that are not there yet; their ids."""
+        ids: list[bytes] = []
+        gains: dict[int, bool] = {}
+        for batch in _batches(pieces):
+            ids += self._put_batch(kind, batch, gains)
         return ids
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
@@ -141,9 +150,8 @@ class Transaction:
                 if not gone:
                     written = self._publish_locked(packs, Record(time_ns, reason, refs=tuple(moves)))
                     break
-            for kind, id, piece in gone:
-                self._new.add(id)
-                self._encode(kind, id, piece.load(), piece)
+            for new in gone:
+                self._put_again(new)
         return written
 
     def _publish_locked(self, packs: list[Sealed], record: Record) -> Written:
@@ -171,7 +179,7 @@ class Transaction:
         commits = {f.id: self._commits[f.id] for f, _ in pack.rows if f.kind is Kind.COMMIT}
         return NewPack(entry, pack.rows, commits)
 
-    def _vanished(self) -> list[tuple[Kind, bytes, Piece]]:
+    def _vanished(self) -> list[_New]:
         """What was relied on and has been dropped since (**W3**): known objects, and deltas whose base has gone."""
         cursor = self._store.index.cursor()
         if cursor is not None and cursor.seq == self._seen_seq:
@@ -179,45 +187,152 @@ class Transaction:
         with self._store.index.reading() as view:
             lost = [id for id in self._known if view.get("frames", id) is None]
             baseless = [id for id, (_, base) in self._deltas.items() if view.get("frames", base) is None]
-        again = [(kind, id, piece) for id in lost for kind, piece in [self._known.pop(id)]]
-        again += [(Kind.CHUNK, id, piece) for id in baseless for piece, _ in [self._deltas.pop(id)]]
-        return [(kind, id, piece._replace(before=None)) for kind, id, piece in again]
+        again = [(*self._known.pop(id), id) for id in lost]
+        again += [(Kind.CHUNK, self._deltas.pop(id)[0], id) for id in baseless]
+        return [_New(kind, id, piece._replace(before=None), piece.load().nbytes) for kind, piece, id in again]
 
-    def _base(self, raw: memoryview, before: bytes) -> Base | None:
-        """What `raw` may be kept against, where its earlier version is here and sound."""
+    def _put_batch(self, kind: Kind, pieces: Sequence[Piece], gains: dict[int, bool]) -> list[bytes]:
+        """Store what is new of some chunks of one tensor.
+
+        What is new is copied, and hashed as it was copied, so that a state that changes meanwhile is never stored
+        under a wrong id. Where new chunks are to be expected the copy comes first: one hash instead of two.
+        """
+        scratch = self._scratch.get(_Scratch)
+        raws = [piece.load() for piece in pieces]
+        lengths = [raw.nbytes for raw in raws]
+        copied = scratch.expects_new
+        if copied:
+            whole = scratch.copy(raws, pieces[0].dtype)
+            raws = parts(whole, lengths)
+        ids = [object_id(kind, raw) for raw in raws]
+        places = self._claim(kind, ids, pieces)
+        scratch.expects_new = bool(places)
+        if places:
+            new = [_New(kind, ids[place], pieces[place], lengths[place]) for place in places]
+            if not copied or len(new) < len(raws):
+                whole = scratch.copy([raws[place] for place in places], pieces[0].dtype)
+            if not copied:
+                _check_unchanged(new, whole)
+            self._encode(new, whole, gains)
+        return ids
+
+    def _claim(self, kind: Kind, ids: Sequence[bytes], pieces: Sequence[Piece]) -> list[int]:
+        """Which of `ids` nobody has stored or is storing: they are the caller's to store now."""
+        with self._lock:
+            asked = {id for id in ids if id not in self._new and id not in self._known}
+        known = self._store.objects.known(asked) if asked else set()
+        new = []
+        with self._lock:
+            for number, (id, piece) in enumerate(zip(ids, pieces, strict=True)):
+                if id in self._new or id in self._known:
+                    continue
+                if id in known:
+                    self._known[id] = (kind, piece)
+                else:
+                    self._new.add(id)
+                    new.append(number)
+        return new
+
+    def _put_again(self, new: _New) -> None:
+        """Write what was relied on and has gone: by itself, from the state once more."""
+        whole = self._scratch.get(_Scratch).copy([new.piece.load()], new.piece.dtype)
+        _check_unchanged([new], whole)
+        with self._lock:
+            self._new.add(new.id)
+        self._encode([new], whole, {})
+
+    def _encode(self, new: Sequence[_New], whole: memoryview, gains: dict[int, bool]) -> None:
+        """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
+        coder = self._scratch.get(_Scratch).coder
+        older, bases = self._bases(new, whole, gains)
+        start = begin = 0
+        for has_base, run in groupby(bases, key=lambda base: base is not None):
+            stop = start + len(list(run))
+            lengths = [one.length for one in new[start:stop]]
+            end = begin + sum(lengths)
+            base = older[begin:end] if has_base else None
+            encoded = coder.encode(whole[begin:end], lengths, new[start].piece.dtype, self._preset, base)
+            raws = parts(whole[begin:end], lengths)
+            for one, raw, found, kept in zip(new[start:stop], raws, encoded, bases[start:stop], strict=True):
+                self._add(one, raw, found, kept)
+            start, begin = stop, end
+
+    def _add(self, new: _New, raw: memoryview, encoded: Encoded, base: Base | None) -> None:
+        """Append a frame. A delta at the end of too long a chain is encoded anew, by itself."""
+        codec, width, pieces, stored, busy = encoded
+        frame = Frame(new.kind, codec, width, new.id, new.length, stored, NO_ID, 0, busy)
+        if base is not None and codec is Codec.DELTA:
+            frame = frame._replace(base=base.location.frame.id, version=base.version)
+            if not within(base, frame, self._preset):
+                (alone,) = self._alone.get(Coder).encode(raw, [new.length], new.piece.dtype, self._preset)
+                self._add(new, raw, alone, None)
+                return
+            with self._lock:
+                self._deltas[new.id] = (new.piece, frame.base)
+        self._packer.add(new.piece.stream, frame, pieces)
+
+    def _bases(
+        self, new: Sequence[_New], whole: memoryview, gains: dict[int, bool]
+    ) -> tuple[memoryview, list[Base | None]]:
+        """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
+
+        Whether differences gain anything is found out at the first chunk of a tensor and held to in all of `gains`.
+        """
+        tensor, dtype = new[0].piece.tensor, new[0].piece.dtype
+        if not self._preset.deltas or element(dtype) is None or not gains.get(tensor, True):
+            return whole, [None] * len(new)
+        scratch = self._scratch.get(_Scratch)
+        lengths = [one.length for one in new]
+        older = scratch.older(whole.nbytes)
+        bases: list[Base | None] = []
+        for one, raw, old in zip(new, parts(whole, lengths), parts(older, lengths), strict=True):
+            base = self._base(one, old)
+            if base is not None and tensor not in gains:
+                gains[tensor] = scratch.coder.gains(raw, dtype, self._preset, old)
+                if not gains[tensor]:
+                    return whole, [None] * len(new)
+            bases.append(base)
+        return older, bases
+
+    def _base(self, new: _New, old: memoryview) -> Base | None:
+        """What a chunk may be kept against, its bytes in `old`; None where no earlier version is here and sound."""
+        if new.piece.before is None:
+            return None
         objects = self._store.objects
         try:
-            found = objects.locate(before)
-            return None if found is None else base_for(found, raw.nbytes, objects.locate)
+            before = objects.locate(new.piece.before)
+            base = None if before is None else base_for(before, new.length, self._preset, objects.locate)
+            if base is not None:
+                objects.read_base(base.location, old)
         except Integrity:
             return None
+        return base
 
-    def _older(self, base: Base, room: memoryview) -> memoryview | None:
-        """The base's bytes; None where they are damaged: the new version is then kept by itself."""
-        try:
-            self._store.objects.read_into(base.location.frame.id, room)
-        except Integrity:
-            return None
-        return room
 
-    def _encode(self, kind: Kind, id: bytes, raw: memoryview, piece: Piece) -> None:
-        scratch = self._scratch.get(_Scratch)
-        raw = scratch.copy(raw)
-        if object_id(kind, raw) != id:
-            raise InvalidInput(
-                "the state changed while it was being committed", hint="commit between steps, or commit a copy"
-            )
-        base = self._base(raw, piece.before) if piece.before is not None else None
-        if base is None:
-            encoded = scratch.coder.encode(raw, piece.dtype)
-        else:
-            encoded = scratch.coder.encode(raw, piece.dtype, self._older(base, scratch.older.take(raw.nbytes)))
-        if base is not None and encoded.codec is Codec.DELTA:
-            with self._lock:
-                self._deltas[id] = (piece, base.location.frame.id)
-            self._packer.add(piece.stream, kind, id, raw.nbytes, encoded, base.location.frame.id, base.version)
-        else:
-            self._packer.add(piece.stream, kind, id, raw.nbytes, encoded)
+class _New(NamedTuple):
+    """A chunk that is to be stored."""
+
+    kind: Kind
+    id: bytes
+    piece: Piece
+    length: int
+
+
+def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+    """Runs of pieces of one tensor, few enough that the work on them stays near the processor."""
+    for _, run in groupby(pieces, key=lambda piece: (piece.tensor, piece.stream)):
+        group = list(run)
+        for start in range(0, len(group), _BATCH):
+            yield group[start : start + _BATCH]
+
+
+def _check_unchanged(new: Sequence[_New], whole: memoryview) -> None:
+    """Raise `InvalidInput` unless the chunks that lie in `whole` are those that were hashed."""
+    raws = parts(whole, [one.length for one in new])
+    if any(object_id(one.kind, raw) != one.id for one, raw in zip(new, raws, strict=True)):
+        raise InvalidInput(
+            "the state changed while it was being committed", hint="commit between steps, or commit a copy"
+        )
 
 
 def _refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:

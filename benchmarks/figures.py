@@ -1,65 +1,166 @@
-"""Writes the README's figures from benchmarks/results/: `python benchmarks/figures.py [--check]`.
+"""Writes the documents' figures from benchmarks/results/: `python benchmarks/figures.py [--check]`.
 
-`--check` changes nothing and fails where the README says something else than the results.
+A document has them between `<!-- figures: NAME, written by benchmarks/figures.py -->` and `<!-- end of figures -->`.
+`--check` changes nothing and fails where a document says something else than the results.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
-_BEGIN = "<!-- figures: written by benchmarks/figures.py -->\n"
-_END = "<!-- end of figures -->"
+DOCUMENTS = ("README.md", "docs/guides/codecs.md")
+_BLOCK = re.compile(
+    r"(<!-- figures: (\w+), written by benchmarks/figures.py -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
+)
+_TITLES = {
+    "pretrain": "dense fp32 + AdamW, 10 checkpoints",
+    "bf16": "bf16 weights + fp32 moments, 8",
+    "frozen": "frozen backbone, 10",
+    "branches": "five fine-tunes of one base, on branches of their own",
+    "embed": "sparse embedding + Adam, 10",
+}
+_STATES = {"dense": "dense fp32 + AdamW", "bf16": "bf16 weights + moments", "frozen": "frozen backbone"}
 
 
-def figures() -> str:
-    """The figures as a Markdown table."""
-    core = json.loads((ROOT / "benchmarks/results/core.json").read_text())
-    one, two = core["unchanged, 1 thread"], core["unchanged, 2 threads"]
-    many, commands = core["10,000 tensors of 1 KiB"], core["commands"]
-    checkout = core["checkout"]
+def results(name: str) -> dict[str, Any]:
+    """The figures that a benchmark left."""
+    read: dict[str, Any] = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    return read
+
+
+def table(head: str, rows: list[list[str]]) -> str:
+    """A Markdown table; `head` is its first line."""
+    rule = "|" + "---|" * (head.count("|") - 1)
+    return "\n".join([head, rule, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def core() -> str:
+    """What bench_core.py measured."""
+    found = results("core")
+    one, two = found["unchanged, 1 thread"], found["unchanged, 2 threads"]
+    many, commands = found["10,000 tensors of 1 KiB"], found["commands"]
+    checkout = found["checkout"]
     rows = [
-        (
+        [
             "commit of an unchanged 1.26 GB state, 2 threads",
             f"{two['commit_s']:.2f} s, {two['added_bytes']:.0f} bytes added",
-        ),
-        ("... as a share of BLAKE3's own speed on the same threads", f"{two['share_of_blake3_speed']:.0%}"),
-        ("... the same on 1 thread", f"{one['commit_s']:.2f} s, {one['share_of_blake3_speed']:.0%}"),
-        (
+        ],
+        ["... as a share of BLAKE3's own speed on the same threads", f"{two['share_of_blake3_speed']:.0%}"],
+        ["... the same on 1 thread", f"{one['commit_s']:.2f} s, {one['share_of_blake3_speed']:.0%}"],
+        [
             "first commit of 10,000 tensors of 1 KiB, against torch.save + fsync",
             f"{many['commit_s']:.2f} s, {many['ratio']:.2f}x",
-        ),
-        (
+        ],
+        [
             f"memory a checkout of {checkout['state_bytes'] / 1e6:.0f} MB takes beyond the state itself",
             f"{checkout['extra_bytes'] / 1e6:.0f} MB",
-        ),
-        (
+        ],
+        [
             "`ckstore --help` / `ckstore log -n 20` of 1,000 commits",
             f"{commands['help_s']:.2f} s / {commands['log_s']:.2f} s",
-        ),
+        ],
     ]
-    table = "".join(f"| {what} | {value} |\n" for what, value in rows)
     return (
         "Medians of one run of `python benchmarks/bench_core.py` on two cores of a shared virtual machine;\n"
-        "machines differ, ratios less so.\n\n"
-        f"| what | measured |\n|---|---|\n{table}"
+        "machines differ, ratios less so.\n\n" + table("| what | measured |", rows)
     )
 
 
+def sizes() -> str:
+    """raw / stored of the trajectories, in short."""
+    found = results("store")["sizes"]
+    rows = [
+        [title, *(f"{found[name][preset]:.2f}x" for preset in ("balanced", "archive"))]
+        for name, title in _TITLES.items()
+    ]
+    return (
+        "Real training runs, every checkpoint committed one after another: raw bytes / stored bytes\n"
+        "(`python benchmarks/bench_store.py`).\n\n" + table("| training run | balanced | archive |", rows)
+    )
+
+
+def bounds() -> str:
+    """raw / stored of the trajectories beside their entropy."""
+    found = results("store")["sizes"]
+    columns = (
+        "balanced",
+        "balanced, as files",
+        "archive",
+        "fast",
+        "entropy, each by itself",
+        "entropy, with differences",
+    )
+    rows = [[title, *(f"{found[name][column]:.3f}" for column in columns)] for name, title in _TITLES.items()]
+    return table(
+        "| trajectory | balanced | the same as files | archive | fast | bound: by itself | bound: with differences |",
+        rows,
+    )
+
+
+def times() -> str:
+    """Saves and loads beside those of others."""
+    found = results("store")
+    rows = []
+    for kind, title in _STATES.items():
+        one = found[kind]
+        for name in ("torch.save", "safetensors", "dcp", "balanced", "fast"):
+            save, load = one["save"][name], one["load"][name]
+            stored = one["stored / raw, later"].get(name)
+            shown = "1.00" if stored is None else f"{stored:.2f}"
+            against = f"{one['save / torch.save'][name]:.2f}x"
+            rows.append([
+                title if name == "torch.save" else "",
+                f"{'ckstore, ' if name in ('balanced', 'fast') else ''}{name}",
+                f"{save['s']:.2f} s", against, f"{save['cpu_s']:.2f} s", f"{load['s']:.2f} s", shown,
+            ])  # fmt: skip
+    head = "| state (1.2 GB) | saved with | until durable | against torch.save | CPU time | loaded in | stored / raw |"
+    return table(head, rows)
+
+
+def speed() -> str:
+    """The bounds on time and memory, in short."""
+    found = results("store")
+    dense, bf16, frozen = (found[kind] for kind in ("dense", "bf16", "frozen"))
+    first = {kind: found[kind]["first save"] for kind in _STATES}
+    rows = [
+        ["first commit, dense / bf16, against torch.save + fsync",
+         " / ".join(f"{first[k]['balanced']['s'] / first[k]['torch.save']['s']:.2f}x" for k in ("dense", "bf16"))],
+        ["later commits, dense / bf16 / frozen, against torch.save + fsync",
+         " / ".join(f"{one['save / torch.save']['balanced']:.2f}x" for one in (dense, bf16, frozen))],
+        ["`fast`, dense, against safetensors + fsync",
+         f"{dense['save']['fast']['s'] / dense['save']['safetensors']['s']:.2f}x"],
+        ["checkout, dense, against torch.load: no deltas / the deepest chain",
+         f"{dense['depth-0 load / torch.load']:.2f}x / {dense['deepest load / torch.load']:.2f}x"],
+        ["memory that a commit takes beyond the state, at most",
+         f"{max(one['commit extra bytes'] for one in (dense, bf16, frozen)) / (1 << 20):.0f} MiB"],
+        ["two threads against one: new data / deltas",
+         f"{found['scaling']['new']:.2f}x / {found['scaling']['delta']:.2f}x"],
+    ]  # fmt: skip
+    return table("| what | measured |", rows)
+
+
+_FIGURES = {"core": core, "sizes": sizes, "bounds": bounds, "times": times, "speed": speed}
+
+
+def filled(text: str) -> str:
+    """A document with its figures as they were measured."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{_FIGURES[block[2]]()}{block[3]}", text)
+
+
 def main() -> None:
-    """Put the figures between the README's markers."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(_BEGIN)
-    after = rest[rest.index(_END) :]
-    wanted = f"{before}{_BEGIN}{figures()}{after}"
-    if "--check" in sys.argv[1:]:
-        if text != wanted:
-            sys.exit("the README's figures are not those of benchmarks/results: run benchmarks/figures.py")
-        return
-    readme.write_text(wanted)
+    """Put the figures between the documents' markers."""
+    for name in DOCUMENTS:
+        document = ROOT / name
+        text = document.read_text()
+        wanted = filled(text)
+        if "--check" in sys.argv[1:] and text != wanted:
+            sys.exit(f"the figures in {name} are not those of benchmarks/results: run benchmarks/figures.py")
+        document.write_text(wanted)
 
 
 if __name__ == "__main__":

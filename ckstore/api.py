@@ -46,7 +46,7 @@ def open(
 
     `preset` says how this process stores chunks: `balanced`, `archive` (fewest bytes), `fast`; None leaves it to the
     repository's settings.
-    `threads` bounds the worker threads (default: one a core, 8 at most). The index lies in the repository, or,
+    `threads` bounds the worker threads (default: one a core, 4 at most). The index lies in the repository, or,
     for network mounts and read-only repositories or with `index="cache"`, under `cache`
     (default: `$XDG_CACHE_HOME/ckstore`). Raises `NoRepository` with `create=False`, else `Format`, `Integrity`.
     """

@@ -19,7 +19,7 @@ def parse(text: str, source: str) -> Config:
     """The settings in `text`; `source` names it in errors. Raises `InvalidInput` for what is not known."""
     try:
         said = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"{source} is not TOML: {error}", hint="mend it, or remove it to have the defaults"
         ) from None

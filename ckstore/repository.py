@@ -18,6 +18,7 @@ from ckstore.storage.store import Store
 if TYPE_CHECKING:
     from typing import Self
 
+    from ckstore.codec.preset import Preset
     from ckstore.config import Config
     from ckstore.objects.commit import Commit
     from ckstore.storage.record import Target
@@ -76,7 +77,15 @@ class Repository:
 
     def __init__(self, store: Store, config: Config) -> None:
         self.store = store
-        self.preset = preset_named(config.preset)
+        self._config = config
+
+    @property
+    def preset(self) -> Preset:
+        """How chunks are stored unless a commit says otherwise. Raises `InvalidInput`."""
+        try:
+            return preset_named(self._config.preset)
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.store.layout.config}: {error.what}", hint=error.hint) from None
 
     @property
     def root(self) -> Path:

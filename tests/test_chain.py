@@ -15,12 +15,13 @@ import ckstore
 from ckstore.codec.encoded import Codec
 from ckstore.codec.preset import ARCHIVE, BALANCED, FAST
 from ckstore.digest import NO_ID, Kind
-from ckstore.errors import Integrity, InvalidInput
+from ckstore.errors import CkstoreWarning, Integrity, InvalidInput
 from ckstore.pack.format import FRAME_HEADER_SIZE, Frame
 from ckstore.porcelain.init import init
 from ckstore.storage.chain import Base, base_for, within
 from ckstore.storage.index import View
 from ckstore.storage.location import Location
+from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -234,14 +235,84 @@ def test_presets(tmp_path: Path) -> None:
         repo.commit(versions[0], preset="best")
 
 
+def test_an_unknown_preset_stops_only_commits(tmp_path: Path) -> None:
+    (version,) = drift(1)
+    with ckstore.open(tmp_path) as repo:
+        repo.commit(version)
+    (tmp_path / ".ckstore/config.toml").write_text("[storage]\npreset = 'of a later version'")
+    with ckstore.open(tmp_path) as repo:
+        assert same(repo["HEAD"].load(), version)
+        with pytest.raises(InvalidInput, match=r"config\.toml.*no preset"):
+            repo.commit(version)
+        repo.commit(version, preset="fast")
+
+
 @pytest.mark.parametrize(
-    "text", ["[storage]\npreset = 3", "storage = 1", "[storage]\npreset='x'", "x = 1", "[", "\xff"]
+    "text", ["[storage]\npreset = 3", "storage = 1", "x = 1", "[", "\xff", f"a = {'1' * 5000}", "[storage]\nx = 1"]
 )
 def test_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
     ckstore.open(tmp_path).close()
     (tmp_path / ".ckstore/config.toml").write_text(text, encoding="latin-1")
-    with pytest.raises(InvalidInput, match=r"config\.toml|no preset"):
+    with pytest.raises(InvalidInput, match=r"config\.toml"):
         ckstore.open(tmp_path)
+
+
+def test_components_do_not_share_what_gains(repo: ckstore.Repo) -> None:
+    """Whether differences gain is decided for each tensor of each component, whatever their order."""
+    torch.manual_seed(0)
+    sizes = []
+    for order in (("a", "m"), ("m", "a")):
+        first = {"a": torch.randn(1 << 19), "m": torch.randn(1 << 19)}
+        second = {"a": first["a"] * 1.00001, "m": torch.randn(1 << 19)}
+        branch = "".join(order)
+        for state in (first, second):
+            result = repo.commit({name: state[name] for name in order}, branch=branch)
+        sizes.append(result.pack_bytes)
+    assert max(sizes) < 1.02 * min(sizes)
+    deltas = [one for one in locations(repo).values() if one.frame.codec == Codec.DELTA]
+    assert len(deltas) == 4
+
+
+def test_a_delta_that_gains_nothing_is_kept_by_itself(repo: ckstore.Repo) -> None:
+    """The first chunk says that differences gain; those chunks where they do not are encoded by themselves."""
+    torch.manual_seed(0)
+    first = torch.randn(1 << 20)
+    second = torch.cat([first[: 1 << 18] * 1.00001, torch.randn(3 << 18)])
+    repo.commit({"w": first})
+    repo.commit({"w": second})
+    known = locations(repo)
+    assert [one.frame.codec for one in known.values()].count(Codec.DELTA) == 1
+    assert torch.equal(repo["HEAD"].load()["w"], second)
+
+
+def test_what_was_relied_on_and_has_gone_is_written_again(repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W3: between encoding and publishing the index is made anew, and every known chunk and base is missing from it."""
+    first, second = drift(2)
+    kept = torch.arange(1 << 18)
+    repo.commit({**first, "kept": kept})
+    publish = Transaction.publish
+
+    def after_a_loss(transaction: Transaction, *arguments: Any) -> Any:
+        monkeypatch.setattr(Transaction, "publish", publish)
+        for pack in (repo.path / ".ckstore/packs").iterdir():
+            pack.unlink()
+        repo._repository.store.packs.close()
+        with pytest.warns(CkstoreWarning, match="cannot be read"):
+            repo._repository.store.rebuild_index()
+        return publish(transaction, *arguments)
+
+    monkeypatch.setattr(Transaction, "publish", after_a_loss)
+    repo.commit({**second, "kept": kept}, branch="alone", parent="main")
+    loaded = repo["alone"].load()
+    assert same(loaded, second)
+    assert torch.equal(loaded["kept"], kept)
+
+
+@pytest.mark.parametrize("wrong", [{"raw_length": 4}, {"kind": Kind.TREE}, {"version": 6}])
+def test_a_base_that_no_writer_makes_is_not_built_upon(wrong: dict[str, Any]) -> None:
+    base = frame(4, NO_ID)
+    base = base._replace(frame=base.frame._replace(**wrong))
+    assert base_for(frame(5, b"x" * 32), 9, BALANCED, lambda _: base) is None
 
 
 def test_a_base_that_is_damaged_serves_nobody(repo: ckstore.Repo) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from ckstore.digest import CHECKSUM_SIZE, Kind, checksum, derived
+from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum, derived
 from ckstore.errors import Format
 
 VERSION = 0
@@ -121,6 +121,8 @@ def _checked(frame: Frame) -> Frame:
         raise Format(f"a frame has the unknown kind {kind}", hint="it may need a newer ckstore")
     if raw_length > MAX_RAW or stored_length > MAX_RAW:
         raise Format(f"a frame claims {max(raw_length, stored_length)} bytes, past the limit of {MAX_RAW}")
+    if frame.base != NO_ID and kind != Kind.CHUNK:
+        raise Format("a frame that is no chunk claims to be a delta")
     if frame.busy > raw_length:
         raise Format(f"a frame claims {frame.busy} busy bytes of {raw_length}")
     return frame._replace(kind=Kind(kind))

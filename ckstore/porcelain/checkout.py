@@ -51,7 +51,7 @@ def switch(repository: Repository, branch: str, time_ns: int) -> SwitchResult:
         raise NoRevision(f"no branch {branch!r}", hint=hint)
     old, new = commits.targets.get(HEAD), Symbolic(HEADS + branch)
     if old != new:
-        with Transaction(repository.store, repository.preset) as transaction:
+        with Transaction(repository.store) as transaction:
             transaction.publish("checkout", time_ns, [RefMove(HEAD, old, new)])
     before = old.name.removeprefix(HEADS) if isinstance(old, Symbolic) else None
     return SwitchResult(branch, before)

@@ -40,6 +40,11 @@ def work(frame: Frame) -> int:
     return frame.busy + frame.stored_length // 4
 
 
+def suits(base: Frame, frame: Frame) -> bool:
+    """Whether `frame` can be a delta against `base`. Versions fall from a delta to its base, so that a chain ends."""
+    return base.kind is Kind.CHUNK and base.raw_length == frame.raw_length and base.version < frame.version
+
+
 def base_for(
     before: Location, raw_length: int, preset: Preset, locate: Callable[[bytes], Location | None]
 ) -> Base | None:
@@ -54,7 +59,7 @@ def base_for(
     found = before
     while found.frame.version > wanted and found.frame.base != NO_ID:
         base = locate(found.frame.base)
-        if base is None or base.frame.version >= found.frame.version:
+        if base is None or not suits(base.frame, found.frame):
             return None
         found = base
     if version >= _MOST_VERSIONS or found.depth >= min(preset.max_depth, DEEPEST):

@@ -20,7 +20,7 @@ import msgspec
 from ckstore import durable
 from ckstore.digest import CHECKSUM_SIZE, NO_ID, checksum
 from ckstore.errors import Integrity, SaveFailed, StoreFull
-from ckstore.storage.chain import work
+from ckstore.storage.chain import DEEPEST, suits, work
 from ckstore.storage.journal import Cursor, JournalFrame
 from ckstore.storage.lmdb_file import is_mappable
 from ckstore.storage.location import MOST_WORK, Location, from_row, to_row
@@ -59,6 +59,9 @@ class NewPack(NamedTuple):
     commits: dict[bytes, bytes]
 
 
+_Waiting = dict[bytes, list[tuple[bytes, "Row"]]]
+"""Frames (with their packs) whose base is not indexed yet, by that base."""
+
 PackRows = Callable[[PackEntry], NewPack | None]
 """Gives what is in a pack; None where it cannot be read at all."""
 
@@ -69,6 +72,7 @@ class _Shared:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.users = 0
+        self.rebuilds = 0
         self.pid = os.getpid()
         self.tables: dict[str, lmdb._Database] = {}
         self.environment = self._open()
@@ -158,6 +162,11 @@ class Index:
                 if self._shared.pid == os.getpid():
                     self._shared.environment.close()
 
+    @property
+    def rebuilds(self) -> int:
+        """How often this process has made it anew: it may then know less at the same place in the journal."""
+        return self._shared.rebuilds
+
     def cursor(self) -> Cursor | None:
         """How far this index has followed the journal; None for an empty one or another repository's."""
         with self.reading() as view:
@@ -189,6 +198,7 @@ class Index:
             for table in self._shared.tables.values():
                 transaction.drop(table, delete=False)
             _Writer(transaction, self._shared.tables).follow_all(frames, packs, self._id)
+        self._shared.rebuilds += 1
 
     def _begin(self, *, write: bool = False) -> lmdb.Transaction:
         environment = self._shared.current()
@@ -226,12 +236,12 @@ class View:
     def locate(self, id: bytes) -> Location | None:
         """Where object `id` lies, or None."""
         value = self.get("frames", id)
-        return None if value is None else from_row(id, value)
+        return None if value is None else _located(id, value)
 
     def locations(self) -> Iterator[Location]:
         """Every object's place."""
         for id, value in self.rows("frames"):
-            yield from_row(id, value)
+            yield _located(id, value)
 
     def ref(self, name: str) -> Target:
         """Where a ref points; None where it is not there."""
@@ -298,6 +308,7 @@ class _Writer(View):
         self._transaction.put(key, value + checksum(table.encode(), key, value), db=self._tables[table])
 
     def _add_packs(self, entries: Sequence[PackEntry], packs: PackRows) -> None:
+        waiting: _Waiting = {}
         for entry in entries:
             order = int.from_bytes(self.get("meta", _PACK_COUNT) or b"", "big")
             self.put("packs", entry.name, _PACK.pack(order, entry.digest, entry.size_bytes))
@@ -305,28 +316,28 @@ class _Writer(View):
             new = packs(entry)
             if new is None:
                 continue
-            self._add_rows(entry.name, new.rows)
+            for row in new.rows:
+                self._add_row(entry.name, row, waiting)
             for id, data in new.commits.items():
                 self.put("commits", id, data)
 
-    def _add_rows(self, pack: bytes, rows: Sequence[Row]) -> None:
-        """Index frames whose object is new and whose base, if they have one, is indexed: from depth 0 upwards."""
-        left = [row for row in rows if self.locate(row.frame.id) is None]
-        count = -1
-        while len(left) != count:
-            count = len(left)
-            waiting = []
-            for row in left:
-                depth, cost = 0, work(row.frame)
-                if row.frame.base != NO_ID:
-                    base = self.locate(row.frame.base)
-                    if base is None:
-                        waiting.append(row)
-                        continue
-                    depth, cost = min(base.depth + 1, 255), min(base.work + cost, MOST_WORK)
-                if self.get("frames", row.frame.id) is None:
-                    self.put("frames", row.frame.id, to_row(Location(pack, row.offset, row.frame, depth, cost)))
-            left = waiting
+    def _add_row(self, pack: bytes, row: Row, waiting: _Waiting) -> None:
+        """Index a frame whose object is new once its base, if it has one, is indexed; then those that wait for it."""
+        ready = [(pack, row)]
+        while ready:
+            pack, row = ready.pop()
+            id, base_id = row.frame.id, row.frame.base
+            if self.get("frames", id) is not None:
+                continue
+            depth, cost = 0, work(row.frame)
+            if base_id != NO_ID:
+                base = self.locate(base_id)
+                if base is None or not suits(base.frame, row.frame) or base.depth >= DEEPEST:
+                    waiting.setdefault(base_id, []).append((pack, row))
+                    continue
+                depth, cost = base.depth + 1, min(base.work + cost, MOST_WORK)
+            self.put("frames", id, to_row(Location(pack, row.offset, row.frame, depth, cost)))
+            ready += waiting.pop(id, [])
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
         names = {ref.name for ref in refs}
@@ -344,6 +355,13 @@ class _Writer(View):
             self._transaction.delete(name.encode(), db=self._tables["refs"])
         else:
             self.put("refs", name.encode(), msgspec.msgpack.encode(target))
+
+
+def _located(id: bytes, value: bytes) -> Location:
+    try:
+        return from_row(id, value)
+    except struct.error:
+        raise IndexDamaged(f"the index row frames/{id.hex()[:16]} is of another version") from None
 
 
 def _opened(table: str, key: bytes, stored: bytes) -> bytes:

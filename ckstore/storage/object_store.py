@@ -12,7 +12,7 @@ from ckstore.digest import NO_ID, Kind, object_id, payload_checksum
 from ckstore.errors import Format, Integrity
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
-from ckstore.storage.chain import DEEPEST
+from ckstore.storage.chain import DEEPEST, suits
 from ckstore.storage.workers import PerThread, jobs
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class ObjectStore:
 
         The payloads it comes from are checked, which costs a tenth of hashing what they stand for. Raises `Integrity`.
         """
+        if location.frame.raw_length != target.nbytes:
+            raise Integrity(f"{_where(location)} is not a chunk of {target.nbytes} bytes")
         try:
             for place in reversed(self._chain(location)):
                 self._decode(place, target, checked=True)
@@ -143,7 +145,7 @@ class ObjectStore:
             )
 
     def _chain(self, location: Location) -> list[Location]:
-        """A frame, its base, that one's base, and so on. Versions fall along it, so that it ends."""
+        """A frame, its base, that one's base, and so on."""
         if location.frame.base == NO_ID:
             return [location]
         chain = [location]
@@ -153,7 +155,7 @@ class ObjectStore:
             while chain[-1].frame.base != NO_ID:
                 last = chain[-1].frame
                 base = view.locate(last.base)
-                if base is None or base.frame.version >= last.version or base.frame.raw_length != last.raw_length:
+                if base is None or not suits(base.frame, last):
                     raise Integrity(
                         f"{_where(chain[-1])} is a delta whose base is missing", hint="run `ckstore verify`"
                     )

@@ -63,9 +63,7 @@ class PackFiles:
 
     def get(self, name: bytes) -> PackFile:
         """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone."""
-        if os.getpid() != self._pid:
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        with self._lock:
+        with self._held():
             pack = self._open.pop(name, None) or PackFile(self._layout.pack(name))
             self._open[name] = pack
             if len(self._open) > _OPEN_AT_ONCE:
@@ -74,10 +72,16 @@ class PackFiles:
 
     def forget(self, name: bytes) -> None:
         """Open `name` anew next time."""
-        with self._lock:
+        with self._held():
             self._open.pop(name, None)
 
     def close(self) -> None:
         """Let go of all packs; each closes once nobody reads it any more."""
-        with self._lock:
+        with self._held():
             self._open.clear()
+
+    def _held(self) -> threading.Lock:
+        """The lock; a forked child's is its own, as another thread may have held the parent's."""
+        if os.getpid() != self._pid:
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        return self._lock

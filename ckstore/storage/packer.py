@@ -37,7 +37,6 @@ class Packer:
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
         self._sealed: list[Sealed] = []
-        self._finished: list[_OpenPack] = []
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
         """Append one object to a stream. What `payload` is pieces of may be overwritten afterwards."""
@@ -45,31 +44,31 @@ class Packer:
             target = self._streams.get(stream)
             if target is None:
                 target = self._streams[stream] = _Stream(self._open)
-        target.add(frame, payload, self._full)
+        target.add(frame, payload, self._seal)
 
     def finish(self) -> list[Sealed]:
         """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
         left: list[_Pending] = []
+        full: list[_OpenPack] = []
         for name, stream in sorted(self._streams.items()):
             if name == META or stream.pack is not None:
                 if stream.pending:
                     stream.flush()
                 if stream.pack is not None:
-                    self._finished.append(stream.pack)
+                    full.append(stream.pack)
             else:
                 left += stream.pending
         self._streams.clear()
-        if left:
-            shared = self._open()
-            self._finished.append(shared)
-            for frame, payload in left:
-                shared.writer.add(frame, *payload)
-        while self._finished:
-            pack = self._finished.pop()
-            try:
-                self._sealed.append(pack.writer.finish())
-                pack.file.sync()
-            finally:
+        try:
+            if left:
+                shared = self._open()
+                full.append(shared)
+                for frame, payload in left:
+                    shared.writer.add(frame, *payload)
+            while full:
+                self._seal(full.pop())
+        finally:
+            for pack in full:
                 pack.file.close()
         return self._sealed
 
@@ -79,18 +78,24 @@ class Packer:
 
     def discard(self) -> None:
         """Close what is open; the files stay for whoever removes the folder."""
-        for pack in [stream.pack for stream in self._streams.values() if stream.pack] + self._finished:
-            pack.file.close()
+        for stream in self._streams.values():
+            if stream.pack is not None:
+                stream.pack.file.close()
         self._streams.clear()
-        self._finished.clear()
 
     def _open(self) -> _OpenPack:
         name = os.urandom(NAME_SIZE)
         return _OpenPack(durable.create(self.part(name)), name)
 
-    def _full(self, pack: _OpenPack) -> None:
+    def _seal(self, pack: _OpenPack) -> None:
+        """Finish, sync and close a pack (**W2**)."""
+        try:
+            sealed = pack.writer.finish()
+            pack.file.sync()
+        finally:
+            pack.file.close()
         with self._lock:
-            self._finished.append(pack)
+            self._sealed.append(sealed)
 
 
 class _OpenPack:

@@ -25,7 +25,7 @@ from ckstore.storage.pack_file import PackFiles
 from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
 from ckstore.storage.recovery import Recovery
 from ckstore.storage.scratch import Scratch
-from ckstore.storage.workers import Workers
+from ckstore.storage.workers import PerThread, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,6 +99,7 @@ class Store:
         self.workers = Workers(threads)
         self.packs = PackFiles(layout)
         self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
+        self.scratch_of_writers = PerThread()
         self.scratch = Scratch(layout, self.lock, self._named_packs)
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1

@@ -19,7 +19,7 @@ from ckstore import durable
 from ckstore.codec.choice import Coder
 from ckstore.codec.chunker import parts
 from ckstore.codec.element import element
-from ckstore.codec.encoded import Codec
+from ckstore.codec.preset import BALANCED
 from ckstore.codec.room import Room
 from ckstore.digest import NO_ID, Kind, object_id
 from ckstore.errors import Conflict, Integrity, InvalidInput
@@ -28,7 +28,6 @@ from ckstore.storage.chain import base_for, within
 from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.record import PackEntry, Record, RefMove
-from ckstore.storage.workers import PerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +41,12 @@ if TYPE_CHECKING:
     from ckstore.storage.index import View
     from ckstore.storage.store import Store
 
+_Tensor = tuple[str, int]
+"""A tensor's stream and its number there."""
+
+_POOR = 0.8
+"""A delta of so much of its chunk has gained nothing that planes alone would not."""
+
 _BATCH = 4
 """Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
@@ -50,7 +55,8 @@ class Piece(NamedTuple):
     """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream.
 
     `dtype` is the element type of the numbers in it, the codec's hint; `before` names the chunk that had its place
-    in an earlier checkpoint. Pieces of one `tensor` (a number) that follow each other are encoded together.
+    in an earlier checkpoint. Pieces of one `tensor` (a number within its stream) that follow each other are encoded
+    together.
     """
 
     load: Callable[[], memoryview]
@@ -61,10 +67,15 @@ class Piece(NamedTuple):
 
 
 class _Scratch:
-    """A thread's reused buffers. `expects_new`: what the thread saw last was not stored yet."""
+    """A thread's reused buffers, as long as the store is open.
+
+    `alone` encodes single chunks while payloads of `coder` are still in its buffers. `expects_new`: what the thread saw
+    last was not stored yet.
+    """
 
     def __init__(self) -> None:
         self.coder = Coder()
+        self.alone = Coder()
         self.expects_new = False
         self._older = Room()
         self._copy = Room()
@@ -95,7 +106,7 @@ class Transaction:
     `put` may be called by many threads. Raises `SaveFailed` at once where nothing may be written.
     """
 
-    def __init__(self, store: Store, preset: Preset) -> None:
+    def __init__(self, store: Store, preset: Preset = BALANCED) -> None:
         store.check_writable()
         self._store = store
         self._preset = preset
@@ -105,10 +116,8 @@ class Transaction:
         self._known: dict[bytes, tuple[Kind, Piece]] = {}
         self._deltas: dict[bytes, tuple[Piece, bytes]] = {}
         self._commits: dict[bytes, bytes] = {}
-        self._scratch = PerThread()
-        self._alone = PerThread()
-        cursor = store.index.cursor()
-        self._seen_seq = cursor.seq if cursor else -1
+        self._scratch = store.scratch_of_writers
+        self._seen = self._moment()
 
     def __enter__(self) -> Self:
         self._owner = self._store.scratch.open(self._folder)
@@ -122,7 +131,7 @@ class Transaction:
     def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
         """Store objects that are not there yet; their ids."""
         ids: list[bytes] = []
-        gains: dict[int, bool] = {}
+        gains: dict[_Tensor, bool] = {}
         for batch in _batches(pieces):
             ids += self._put_batch(kind, batch, gains)
         return ids
@@ -181,21 +190,26 @@ class Transaction:
 
     def _vanished(self) -> list[_New]:
         """What was relied on and has been dropped since (**W3**): known objects, and deltas whose base has gone."""
-        cursor = self._store.index.cursor()
-        if cursor is not None and cursor.seq == self._seen_seq:
+        if self._moment() == self._seen:
             return []
         with self._store.index.reading() as view:
             lost = [id for id in self._known if view.get("frames", id) is None]
             baseless = [id for id, (_, base) in self._deltas.items() if view.get("frames", base) is None]
         again = [(*self._known.pop(id), id) for id in lost]
         again += [(Kind.CHUNK, self._deltas.pop(id)[0], id) for id in baseless]
-        return [_New(kind, id, piece._replace(before=None), piece.load().nbytes) for kind, piece, id in again]
+        return [_New(kind, id, piece._replace(before=None), 0) for kind, piece, id in again]
 
-    def _put_batch(self, kind: Kind, pieces: Sequence[Piece], gains: dict[int, bool]) -> list[bytes]:
+    def _moment(self) -> tuple[int, int]:
+        """Where in the journal the index is, and how often it was made anew: rows go only when one of both changes."""
+        cursor = self._store.index.cursor()
+        return cursor.seq if cursor else -1, self._store.index.rebuilds
+
+    def _put_batch(self, kind: Kind, pieces: Sequence[Piece], gains: dict[_Tensor, bool]) -> list[bytes]:
         """Store what is new of some chunks of one tensor.
 
         What is new is copied, and hashed as it was copied, so that a state that changes meanwhile is never stored
-        under a wrong id. Where new chunks are to be expected the copy comes first: one hash instead of two.
+        under a wrong id. Where new chunks are to be expected the copy comes first: one hash instead of two. Where it
+        does not, a change between hash and copy is seen and refused.
         """
         scratch = self._scratch.get(_Scratch)
         raws = [piece.load() for piece in pieces]
@@ -236,12 +250,13 @@ class Transaction:
     def _put_again(self, new: _New) -> None:
         """Write what was relied on and has gone: by itself, from the state once more."""
         whole = self._scratch.get(_Scratch).copy([new.piece.load()], new.piece.dtype)
+        new = new._replace(length=whole.nbytes)
         _check_unchanged([new], whole)
         with self._lock:
             self._new.add(new.id)
         self._encode([new], whole, {})
 
-    def _encode(self, new: Sequence[_New], whole: memoryview, gains: dict[int, bool]) -> None:
+    def _encode(self, new: Sequence[_New], whole: memoryview, gains: dict[_Tensor, bool]) -> None:
         """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
         coder = self._scratch.get(_Scratch).coder
         older, bases = self._bases(new, whole, gains)
@@ -258,27 +273,28 @@ class Transaction:
             start, begin = stop, end
 
     def _add(self, new: _New, raw: memoryview, encoded: Encoded, base: Base | None) -> None:
-        """Append a frame. A delta at the end of too long a chain is encoded anew, by itself."""
-        codec, width, pieces, stored, busy = encoded
-        frame = Frame(new.kind, codec, width, new.id, new.length, stored, NO_ID, 0, busy)
-        if base is not None and codec is Codec.DELTA:
-            frame = frame._replace(base=base.location.frame.id, version=base.version)
-            if not within(base, frame, self._preset):
-                (alone,) = self._alone.get(Coder).encode(raw, [new.length], new.piece.dtype, self._preset)
-                self._add(new, raw, alone, None)
+        """Append a frame. A delta that gained little, or ends too long a chain, is encoded anew, by itself."""
+        if base is not None:
+            frame = _frame(new, encoded)._replace(base=base.location.frame.id, version=base.version)
+            if encoded.length < _POOR * new.length and within(base, frame, self._preset):
+                with self._lock:
+                    self._deltas[new.id] = (new.piece, frame.base)
+                self._packer.add(new.piece.stream, frame, encoded.pieces)
                 return
-            with self._lock:
-                self._deltas[new.id] = (new.piece, frame.base)
-        self._packer.add(new.piece.stream, frame, pieces)
+            alone = self._scratch.get(_Scratch).alone
+            (encoded,) = alone.encode(raw, [new.length], new.piece.dtype, self._preset)
+        self._packer.add(new.piece.stream, _frame(new, encoded), encoded.pieces)
 
     def _bases(
-        self, new: Sequence[_New], whole: memoryview, gains: dict[int, bool]
+        self, new: Sequence[_New], whole: memoryview, gains: dict[_Tensor, bool]
     ) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
 
-        Whether differences gain anything is found out at the first chunk of a tensor and held to in all of `gains`.
+        Whether differences gain anything is found out at the first chunk of a tensor and held to for as long as
+        `gains` is.
         """
-        tensor, dtype = new[0].piece.tensor, new[0].piece.dtype
+        dtype = new[0].piece.dtype
+        tensor = (new[0].piece.stream, new[0].piece.tensor)
         if not self._preset.deltas or element(dtype) is None or not gains.get(tensor, True):
             return whole, [None] * len(new)
         scratch = self._scratch.get(_Scratch)
@@ -316,6 +332,11 @@ class _New(NamedTuple):
     id: bytes
     piece: Piece
     length: int
+
+
+def _frame(new: _New, encoded: Encoded) -> Frame:
+    codec, width, _, stored, busy = encoded
+    return Frame(new.kind, codec, width, new.id, new.length, stored, NO_ID, 0, busy)
 
 
 def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:

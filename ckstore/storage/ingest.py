@@ -28,7 +28,7 @@ from ckstore.objects.tree import (
     Tree,
     Whole,
 )
-from ckstore.storage.transaction import Piece
+from ckstore.storage.piece import Piece
 from ckstore.storage.versions import Versions
 from ckstore.storage.workers import jobs
 

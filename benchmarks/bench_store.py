@@ -23,6 +23,7 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,7 +239,7 @@ def times(folder: Path, kind: str) -> Figures:
         "stored / raw, first": {name: lengths[0] / raw for name, lengths in stored.items()},
         "stored / raw, later": {name: statistics.mean(lengths[1:]) / raw for name, lengths in stored.items()},
         "deepest load / torch.load": deepest / medians(loads["torch.save"])["s"],
-        "depth-0 load / torch.load": loads["balanced"][0]["s"] / medians(loads["torch.save"])["s"],
+        "depth-0 load / torch.load": loads["balanced"][0]["s"] / loads["torch.save"][0]["s"],
         "commit extra bytes": max(run["extra_bytes"] for run in saves["balanced"]),
     }
 
@@ -340,7 +341,7 @@ def drawing(points: list[Figures]) -> str:
             f'<path d="M{x:.0f} {worst:.0f}V{mean:.0f}" stroke="{colour}"/>',
             f'<circle cx="{x:.0f}" cy="{mean:.0f}" r="5" fill="{colour}"/>',
             f'<circle cx="{x:.0f}" cy="{worst:.0f}" r="3" fill="white" stroke="{colour}"/>',
-            f'<text x="{width - edge - 150}" y="{lowest + 4:.0f}" fill="{colour}">{point["name"]}</text>',
+            f'<text x="{width - edge - 150}" y="{lowest + 4:.0f}" fill="{colour}">{escape(point["name"])}</text>',
             f'<path d="M{x + 6:.0f} {worst:.0f}L{width - edge - 154} {lowest:.0f}" stroke="#ddd" fill="none"/>',
         ]
     lines.append(f'<text x="{edge}" y="42" fill="#666">full: mean of all checkpoints; hollow: the slowest</text></svg>')

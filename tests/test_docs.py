@@ -59,3 +59,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings]
+
+
+def test_figures_are_those_that_were_measured() -> None:
+    ran = subprocess.run([sys.executable, ROOT / "benchmarks/figures.py", "--check"], capture_output=True, check=False)
+    assert ran.returncode == 0, ran.stderr.decode()

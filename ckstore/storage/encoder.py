@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from ckstore.storage.piece import New, Piece
     from ckstore.storage.workers import PerThread
 
-Tensor = tuple[str, int]
-"""A tensor's stream and its number there."""
-
 _POOR = 0.8
 """A delta of so much of its chunk has gained nothing that planes alone would not."""
 
@@ -74,10 +71,10 @@ class Encoder:
         self._scratch = scratch
         self._lock = threading.Lock()
 
-    def encode(self, new: Sequence[New], whole: memoryview, gains: dict[Tensor, bool]) -> None:
+    def encode(self, new: Sequence[New], whole: memoryview) -> None:
         """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
         coder = self._scratch.get(Buffers).coder
-        older, bases = self._bases(new, whole, gains)
+        older, bases = self._bases(new, whole)
         start = begin = 0
         for has_base, run in groupby(bases, key=lambda base: base is not None):
             stop = start + len(list(run))
@@ -103,28 +100,22 @@ class Encoder:
             (encoded,) = alone.encode(raw, [new.length], new.piece.dtype, self._preset)
         self._packer.add(new.piece.stream, _frame(new, encoded), encoded.pieces)
 
-    def _bases(
-        self, new: Sequence[New], whole: memoryview, gains: dict[Tensor, bool]
-    ) -> tuple[memoryview, list[Base | None]]:
+    def _bases(self, new: Sequence[New], whole: memoryview) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
 
-        Whether differences gain anything is found out at the first chunk of a tensor and held to for as long as
-        `gains` is.
+        Whether differences gain anything is found out at the first chunk that has a base, for all of `new`.
         """
         dtype = new[0].piece.dtype
-        tensor = (new[0].piece.stream, new[0].piece.tensor)
-        if not self._preset.deltas or element(dtype) is None or not gains.get(tensor, True):
+        if not self._preset.deltas or element(dtype) is None:
             return whole, [None] * len(new)
-        scratch = self._scratch.get(Buffers)
+        buffers = self._scratch.get(Buffers)
         lengths = [one.length for one in new]
-        older = scratch.older(whole.nbytes)
+        older = buffers.older(whole.nbytes)
         bases: list[Base | None] = []
         for one, raw, old in zip(new, parts(whole, lengths), parts(older, lengths), strict=True):
             base = self._base(one, old)
-            if base is not None and tensor not in gains:
-                gains[tensor] = scratch.coder.gains(raw, dtype, self._preset, old)
-                if not gains[tensor]:
-                    return whole, [None] * len(new)
+            if base is not None and not any(bases) and not buffers.coder.gains(raw, dtype, self._preset, old):
+                return whole, [None] * len(new)
             bases.append(base)
         return older, bases
 

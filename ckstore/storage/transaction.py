@@ -20,7 +20,7 @@ from ckstore.codec.chunker import parts
 from ckstore.codec.preset import BALANCED
 from ckstore.digest import Kind, object_id
 from ckstore.errors import Conflict, InvalidInput
-from ckstore.storage.encoder import Buffers, Encoder, Tensor
+from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.piece import New, Piece
@@ -79,9 +79,8 @@ class Transaction:
     def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
         """Store objects that are not there yet; their ids."""
         ids: list[bytes] = []
-        gains: dict[Tensor, bool] = {}
         for batch in _batches(pieces):
-            ids += self._put_batch(kind, batch, gains)
+            ids += self._put_batch(kind, batch)
         return ids
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
@@ -152,7 +151,7 @@ class Transaction:
         cursor = self._store.index.cursor()
         return cursor.seq if cursor else -1, self._store.index.rebuilds
 
-    def _put_batch(self, kind: Kind, pieces: Sequence[Piece], gains: dict[Tensor, bool]) -> list[bytes]:
+    def _put_batch(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
         """Store what is new of some chunks of one tensor.
 
         What is new is copied, and hashed as it was copied, so that a state that changes meanwhile is never stored
@@ -175,7 +174,7 @@ class Transaction:
                 whole = scratch.copy([raws[place] for place in places], pieces[0].dtype)
             if not copied:
                 _check_unchanged(new, whole)
-            self._encoder.encode(new, whole, gains)
+            self._encoder.encode(new, whole)
         return ids
 
     def _claim(self, kind: Kind, ids: Sequence[bytes], pieces: Sequence[Piece]) -> list[int]:
@@ -202,7 +201,7 @@ class Transaction:
         _check_unchanged([new], whole)
         with self._lock:
             self._new.add(new.id)
-        self._encoder.encode([new], whole, {})
+        self._encoder.encode([new], whole)
 
 
 def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:

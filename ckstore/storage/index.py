@@ -7,6 +7,7 @@ The environment is opened once a process; a forked child opens its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import threading
@@ -391,6 +392,8 @@ def _write_errors() -> Iterator[None]:
     except lmdb.Error as error:
         if type(error) is not lmdb.Error:
             raise
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise StoreFull(f"cannot write the index: {error}", hint="free some space, then try again") from error
         raise SaveFailed(
             f"cannot write the index: {error}", hint="check the disk (`dmesg`), then save again"
         ) from error

@@ -102,7 +102,7 @@ def sizes(folder: Path) -> Figures:
             one[preset] = one["raw_bytes"] / disk_bytes(folder / name / preset)
         with ckstore.open(folder / name / "files", threads=THREADS) as repo:
             for path, branch in zip(paths, branches, strict=True):
-                repo.commit_file(path, branch=branch)
+                repo.commit_files(path, branch=branch)
         one["balanced, as files"] = one["raw_bytes"] / disk_bytes(folder / name / "files")
         one["entropy, each by itself"], one["entropy, with differences"] = bounds(states)
         found[name] = one

@@ -21,7 +21,7 @@ _PUBLIC = {
     "Repo": "ckstore.api",
     "Checkpoint": "ckstore.api",
     "CommitInfo": "ckstore.graph.history",
-    "CommitResult": "ckstore.porcelain.commit",
+    "CommitResult": "ckstore.checkpoint.store",
     "LoadReport": "ckstore.torch.load_into",
     "register_encoder": "ckstore.torch.registry",
     "Progress": "ckstore.progress",
@@ -69,6 +69,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ckstore.api import Checkpoint, Repo, open  # noqa: A004
+    from ckstore.checkpoint.store import CommitResult
     from ckstore.errors import (
         Auth,
         CkstoreError,
@@ -86,7 +87,6 @@ if TYPE_CHECKING:
         StoreFull,
     )
     from ckstore.graph.history import CommitInfo
-    from ckstore.porcelain.commit import CommitResult
     from ckstore.progress import Progress
     from ckstore.torch.load_into import LoadReport
     from ckstore.torch.registry import register_encoder

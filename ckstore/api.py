@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckstore.checkpoint.store import CommitOptions
 from ckstore.codec.preset import preset_named
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.porcelain.checkout import checkout, switch
-from ckstore.porcelain.commit import CommitOptions, commit_file, commit_state
+from ckstore.porcelain.commit import commit_files, commit_state
 from ckstore.porcelain.init import init
 from ckstore.porcelain.load import LoadOptions, load, load_into, structure
 from ckstore.porcelain.log import LogOptions, log
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
+    from ckstore.checkpoint.store import CommitResult
     from ckstore.graph.history import CommitInfo
     from ckstore.objects.commit import Commit
     from ckstore.porcelain.checkout import CheckoutResult, SwitchResult
-    from ckstore.porcelain.commit import CommitResult
     from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
     from ckstore.torch.load_into import LoadReport
@@ -123,9 +124,9 @@ class Repo:
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle, preset)
         return commit_state(self._repository, state, options, **_progress(progress))
 
-    def commit_file(
+    def commit_files(
         self,
-        path: Path_,
+        paths: Path_ | Sequence[Path_],
         *,
         message: str = "",
         metrics: Mapping[str, float] | None = None,
@@ -139,9 +140,14 @@ class Repo:
         preset: str | None = None,
         progress: Progress | None = None,
     ) -> CommitResult:
-        """Store a checkpoint file (safetensors, `.pt`, or any other) so that it comes back byte for byte."""
+        """Store checkpoint files (safetensors, `.pt`, or any other) and folders, so that they come back byte for byte.
+
+        The commit holds exactly what `paths` name; a folder named alone gives what it holds. With `opaque` nothing
+        looks inside them. The rest as for `commit`; also raises `Format` for a damaged file.
+        """
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, False, preset)
-        return commit_file(self._repository, Path(path), options, opaque=opaque, **_progress(progress))
+        named = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+        return commit_files(self._repository, named, options, opaque=opaque, **_progress(progress))
 
     def __getitem__(self, revision: str) -> Checkpoint:
         """The commit a revision names: `main`, `v1`, `3f9c2a1`, `HEAD~2`, `last`, `best:val/loss:min`, `step:100`."""

@@ -32,10 +32,11 @@ FLOORS: dict[str, int] = {
     "repository": 3,
     "torch": 3,
     "files": 3,
-    "porcelain": 4,
-    "api": 6,
-    "demo": 7,
-    "cli": 8,
+    "checkpoint": 4,
+    "porcelain": 5,
+    "api": 7,
+    "demo": 8,
+    "cli": 9,
 }
 """The floor of each top-level part. Imports go down only; parts of one floor never import each other."""
 

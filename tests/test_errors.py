@@ -426,6 +426,6 @@ def test_no_threads(tmp_path: pathlib.Path) -> None:
 
 def test_an_opaque_file_is_no_state(repo: ckstore.Repo, tmp_path: pathlib.Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"hello")
-    repo.commit_file(tmp_path / "notes.txt")
+    repo.commit_files(tmp_path / "notes.txt")
     with pytest.raises(InvalidInput, match="opaque file"):
         repo["HEAD"].load()

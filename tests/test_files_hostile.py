@@ -20,6 +20,7 @@ from ckstore.errors import Format, InvalidInput
 from ckstore.files import detect, pickle_data, pickle_limits, pt
 from ckstore.files.pickle_limits import Limits
 from ckstore.files.pickle_values import Call, GlobalRef, NotUnderstoodError
+from ckstore.files.source import HeldSource
 from ckstore.objects.draft import DraftTensor
 from ckstore.objects.tree import MAX_DEPTH
 
@@ -98,8 +99,8 @@ def test_nothing_in_a_pickle_runs(tmp_path: Path, protocol: int) -> None:
         buffer = io.BytesIO()
         torch.save(bomb, buffer, pickle_protocol=protocol)
         data = memoryview(buffer.getvalue())
-        assert pt.parse(data) is None
-        check(detect.parse("x.pt", data), data)
+        assert pt.parse(HeldSource(data)) is None
+        check(detect.parse("x.pt", HeldSource(data)), data)
     assert not canary.exists()
     pickle.loads(pickle.dumps(bombs[0], protocol))
     assert canary.exists()
@@ -160,7 +161,7 @@ BOMBS = {
 @pytest.mark.parametrize("pickled", BOMBS.values(), ids=BOMBS.keys())
 def test_what_unfolds_without_end_is_refused(pickled: bytes) -> None:
     with pytest.raises(Format, match="--opaque"):
-        pt.parse(archive(pickled))
+        pt.parse(HeldSource(archive(pickled)))
 
 
 def test_keys_made_to_collide_are_not_tabled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def test_depth_up_to_the_limit() -> None:
     buffer = io.BytesIO()
     torch.save(nested, buffer)
     data = memoryview(buffer.getvalue())
-    parsed = pt.parse(data)
+    parsed = pt.parse(HeldSource(data))
     assert parsed is not None
     check(parsed, data)
     assert parsed.components["model"].spans[0].path == ".".join("0" * MAX_DEPTH)
@@ -216,12 +217,12 @@ DAMAGED = {
 @pytest.mark.parametrize("pickled", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_pickle_is_refused(pickled: bytes) -> None:
     with pytest.raises(Format, match="--opaque"):
-        pt.parse(archive(pickled))
+        pt.parse(HeldSource(archive(pickled)))
 
 
 @pytest.mark.parametrize("pickled", [b"I1\n.", b"\x80\x63N.", b"\x80\x02\x82\x01.", b"\x80\x05\x97."])
 def test_opcodes_that_are_not_read_make_the_file_opaque(pickled: bytes) -> None:
-    assert pt.parse(archive(pickled)) is None
+    assert pt.parse(HeldSource(archive(pickled))) is None
 
 
 ONE = b"K\x01"
@@ -244,15 +245,15 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize("pickled", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 def test_tensors_that_do_not_fit_are_refused(pickled: bytes) -> None:
     with pytest.raises(Format, match="--opaque"):
-        pt.parse(archive(pickled, {"0": bytes(16)}))
+        pt.parse(HeldSource(archive(pickled, {"0": bytes(16)})))
     fitting = archive(tensor_pickle(b"K\x02K\x02", b"K\x02K\x01"), {"0": bytes(16)})
-    assert pt.parse(fitting) is not None
+    assert pt.parse(HeldSource(fitting)) is not None
 
 
 def test_a_tensor_that_does_not_fit_is_named() -> None:
     bad = b"\x80\x02}X\x05\0\0\0layerK\x00" + tensor_pickle(b"K\x09", ONE)[2:-1]
     with pytest.raises(Format, match=r"model\.layer"):
-        pt.parse(archive(bad.replace(b"K\x00ctorch", b"ctorch", 1) + b"s.", {"0": bytes(16)}))
+        pt.parse(HeldSource(archive(bad.replace(b"K\x00ctorch", b"ctorch", 1) + b"s.", {"0": bytes(16)})))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -262,16 +263,16 @@ def test_names_are_never_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     state = {"../../up": torch.ones(2), "/etc/passwd": torch.ones(3), "a\0b": torch.ones(1), "C:\\x": [1]}
     torch.save(state, buffer)
     data = memoryview(buffer.getvalue())
-    parsed = pt.parse(data)
+    parsed = pt.parse(HeldSource(data))
     assert parsed is not None
     check(parsed, data)
     assert list(parsed.components) == list(state)
     escaping = archive(tensor_pickle(ONE, ONE, key=b"../../up"), {"../../up": bytes(16)})
-    parsed = pt.parse(escaping)
+    parsed = pt.parse(HeldSource(escaping))
     assert parsed is not None
     check(parsed, escaping)
     data = memoryview(save({"../../up": torch.ones(2), "": torch.ones(1)}))
-    check(detect.parse("x.safetensors", data), data)
+    check(detect.parse("x.safetensors", HeldSource(data)), data)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,12 +280,12 @@ def test_entries_of_one_name_or_one_place_are_refused() -> None:
     data = bytearray(archive(tensor_pickle(ONE, ONE), {"0": bytes(16), "1": bytes(16)}))
     same_name = data.replace(b"archive/data/1", b"archive/data/0")
     with pytest.raises(Format, match="two entries"):
-        pt.parse(memoryview(same_name))
+        pt.parse(HeldSource(memoryview(same_name)))
     directory = data.rindex(b"PK\x01\x02")
     before = data.rindex(b"PK\x01\x02", 0, directory)
     data[directory + 42 : directory + 46] = data[before + 42 : before + 46]
     with pytest.raises(Format, match="overlaps"):
-        pt.parse(memoryview(data))
+        pt.parse(HeldSource(memoryview(data)))
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFF0, 1 << 30])
@@ -294,11 +295,11 @@ def test_sizes_in_the_directory_are_checked_before_they_are_used(size: int) -> N
     claimed = data.copy()
     claimed[end + 12 : end + 16] = struct.pack("<I", size)
     with pytest.raises(Format, match="directory"):
-        pt.parse(memoryview(claimed))
+        pt.parse(HeldSource(memoryview(claimed)))
     entry = data.rindex(b"PK\x01\x02")
     data[entry + 20 : entry + 28] = struct.pack("<II", size, size)
     with pytest.raises(Format, match="cut short"):
-        pt.parse(memoryview(data))
+        pt.parse(HeldSource(memoryview(data)))
 
 
 def small_pt() -> bytes:
@@ -357,7 +358,7 @@ def test_mutations_are_told_or_kept(name: str) -> None:
 def outcome(name: str, data: memoryview) -> str:
     """What became of a file; what was read is checked."""
     try:
-        parsed = detect.parse(name, data)
+        parsed = detect.parse(name, HeldSource(data))
     except (Format, InvalidInput) as error:
         return "refused" if error.hint else "refused without a hint"
     check(parsed, data)
@@ -401,4 +402,4 @@ def test_truncated_files_are_refused(name: str) -> None:
     data = memoryview(FORMATS[name]())
     for length in range(4, data.nbytes, 97):
         with pytest.raises(Format, match="--opaque"):
-            detect.parse(name, data[:length])
+            detect.parse(name, HeldSource(data[:length]))

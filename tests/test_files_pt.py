@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ckstore.files import detect, pt
 from ckstore.files.parsed import Claim, ParsedFile, assemble
+from ckstore.files.source import HeldSource
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor
 from ckstore.objects.leaf import Device, Dtype, NumpyArray, NumpyScalar
 from ckstore.objects.plain import from_plain
@@ -35,7 +36,7 @@ def saved(value: object, **options: Any) -> memoryview:
 
 
 def parsed_file(data: memoryview) -> ParsedFile:
-    parsed = pt.parse(data)
+    parsed = pt.parse(HeldSource(data))
     assert parsed is not None
     assert reassembled(parsed, data) == data
     return parsed
@@ -411,20 +412,20 @@ class Point(NamedTuple):
 )
 def test_what_is_not_known_as_data_makes_the_file_opaque(value: object) -> None:
     data = saved(value)
-    assert pt.parse(data) is None
-    parsed = detect.parse("x.pt", data)
+    assert pt.parse(HeldSource(data)) is None
+    parsed = detect.parse("x.pt", HeldSource(data))
     assert parsed.components == {}
     assert reassembled(parsed, data) == data
 
 
 def test_legacy_files_and_other_zips_are_opaque() -> None:
     legacy = saved({"w": torch.ones(2)}, _use_new_zipfile_serialization=False)
-    assert pt.parse(legacy) is None
-    assert pt.parse(memoryview(b"")) is None
+    assert pt.parse(HeldSource(legacy)) is None
+    assert pt.parse(HeldSource(memoryview(b""))) is None
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as other:
         other.writestr("word/document.xml", "<x/>")
-    assert pt.parse(memoryview(buffer.getvalue())) is None
+    assert pt.parse(HeldSource(memoryview(buffer.getvalue()))) is None
 
 
 def rewritten(data: memoryview, change: Callable[[str, bytes], bytes | None], **options: Any) -> memoryview:
@@ -440,8 +441,10 @@ def rewritten(data: memoryview, change: Callable[[str, bytes], bytes | None], **
 
 def test_other_byte_orders_and_compression_are_opaque() -> None:
     data = saved({"w": torch.ones(2)})
-    assert pt.parse(rewritten(data, lambda name, old: b"big" if name.endswith("byteorder") else old)) is None
-    assert pt.parse(rewritten(data, lambda _, old: old, compression=zipfile.ZIP_DEFLATED)) is None
+    assert (
+        pt.parse(HeldSource(rewritten(data, lambda name, old: b"big" if name.endswith("byteorder") else old))) is None
+    )
+    assert pt.parse(HeldSource(rewritten(data, lambda _, old: old, compression=zipfile.ZIP_DEFLATED))) is None
 
 
 def test_archives_without_a_byte_order_and_by_other_writers_are_read() -> None:
@@ -452,7 +455,7 @@ def test_archives_without_a_byte_order_and_by_other_writers_are_read() -> None:
 
 def test_nothing_is_copied_out_of_the_file() -> None:
     raw = bytearray(saved([torch.full((4,), 1.5)]))
-    parsed = pt.parse(memoryview(raw))
+    parsed = pt.parse(HeldSource(memoryview(raw)))
     assert parsed is not None
     view = parsed.components["model"].spans[0].open(0, 4)
     at = raw.index(struct.pack("<f", 1.5) * 4)

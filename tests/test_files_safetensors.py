@@ -13,6 +13,7 @@ from safetensors.torch import save, save_file
 
 from ckstore.errors import Format
 from ckstore.files import detect, safetensors
+from ckstore.files.source import HeldSource
 from ckstore.objects.draft import DraftTensor
 from ckstore.objects.tree import Dict
 
@@ -92,7 +93,7 @@ def entry(dtype: str, shape: list[Any], start: Any, stop: Any) -> dict[str, obje
 def test_every_dtype_comes_back() -> None:
     state = {str(dtype): torch.randint(0, 2, (3, 4)).to(torch.float32).to(dtype) for dtype in DTYPES}
     data = memoryview(save(state, metadata={"step": "12", "note": "é"}))
-    parsed = safetensors.parse(data)
+    parsed = safetensors.parse(HeldSource(data))
     found = tensors(parsed)
     assert set(found) == set(state)
     assert all(same(found[name], state[name]) for name in state)
@@ -102,27 +103,27 @@ def test_every_dtype_comes_back() -> None:
 def test_components_keep_the_order_of_the_header() -> None:
     data = memoryview(save({"b": torch.ones(2), "a": torch.ones(3, dtype=torch.float64), "c": torch.ones(1)}))
     header = json.loads(bytes(data[8 : 8 + int.from_bytes(data[:8], "little")]))
-    assert list(tensors(safetensors.parse(data))) == list(header)
+    assert list(tensors(safetensors.parse(HeldSource(data)))) == list(header)
 
 
 def test_scalars_and_empty_tensors() -> None:
     state = {"zero": torch.tensor(2.5), "empty": torch.zeros(0, 3), "also": torch.zeros(4, 0, dtype=torch.int8)}
     data = memoryview(save(state))
-    parsed = safetensors.parse(data)
+    parsed = safetensors.parse(HeldSource(data))
     assert all(same(tensors(parsed)[name], state[name]) for name in state)
     assert reassembled(parsed, data) == data
 
 
 def test_a_file_without_tensors() -> None:
     data = written({})
-    parsed = safetensors.parse(data)
+    parsed = safetensors.parse(HeldSource(data))
     assert tensors(parsed) == {}
     assert reassembled(parsed, data) == data
 
 
 def test_spans_are_the_file_itself() -> None:
     raw = bytearray(save({"w": torch.ones(4)}))
-    span = safetensors.parse(memoryview(raw)).components["model"].spans[0]
+    span = safetensors.parse(HeldSource(memoryview(raw))).components["model"].spans[0]
     view = span.open(0, 4)
     raw[-16:-12] = b"abcd"
     assert bytes(view) == b"abcd"
@@ -131,7 +132,7 @@ def test_spans_are_the_file_itself() -> None:
 def test_packed_f4_has_the_shape_torch_gives_it() -> None:
     packed = torch.arange(6, dtype=torch.uint8).reshape(2, 3).view(torch.float4_e2m1fn_x2)
     data = memoryview(save({"w": packed}))
-    found = tensors(safetensors.parse(data))["w"]
+    found = tensors(safetensors.parse(HeldSource(data)))["w"]
     assert (found.dtype, found.shape) == (torch.float4_e2m1fn_x2, (2, 3))
     assert torch.equal(found.view(torch.uint8), packed.view(torch.uint8))
 
@@ -140,7 +141,7 @@ def test_a_dtype_torch_has_not_stays_in_the_gaps() -> None:
     data = written(
         {"f6": entry("F6_E2M3", [4], 0, 3), "odd": entry("F4", [2, 3], 3, 6), "w": entry("U8", [1], 6, 7)}, b"abcdefg"
     )
-    parsed = safetensors.parse(data)
+    parsed = safetensors.parse(HeldSource(data))
     assert list(tensors(parsed)) == ["w"]
     assert reassembled(parsed, data) == data
 
@@ -149,10 +150,10 @@ def test_a_real_file_through_detect(tmp_path: Any) -> None:
     path = tmp_path / "Model.SafeTensors"
     save_file({"layer.weight": torch.randn(8, 8)}, path)
     data = memoryview(path.read_bytes())
-    assert list(detect.parse(path.name, data).components) == ["model"]
-    assert detect.parse(path.name, data, opaque=True).components == {}
-    assert reassembled(detect.parse(path.name, data, opaque=True), data) == data
-    assert detect.parse("model.bin", data).components == {}
+    assert list(detect.parse(path.name, HeldSource(data)).components) == ["model"]
+    assert detect.parse(path.name, HeldSource(data), opaque=True).components == {}
+    assert reassembled(detect.parse(path.name, HeldSource(data), opaque=True), data) == data
+    assert detect.parse("model.bin", HeldSource(data)).components == {}
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
@@ -164,7 +165,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=4)
 def test_any_state_comes_back(described: dict[str, tuple[torch.dtype, list[int]]]) -> None:
     state = {name: torch.randint(0, 9, shape).to(torch.float32).to(dtype) for name, (dtype, shape) in described.items()}
     data = memoryview(save(state))
-    parsed = safetensors.parse(data)
+    parsed = safetensors.parse(HeldSource(data))
     found = tensors(parsed)
     assert set(found) == set(state)
     assert all(same(found[name], state[name]) for name in state)
@@ -196,7 +197,7 @@ BAD = {
 @pytest.mark.parametrize("header", BAD.values(), ids=BAD.keys())
 def test_what_contradicts_itself_is_refused_by_name(header: dict[str, object]) -> None:
     with pytest.raises(Format, match="weight") as caught:
-        safetensors.parse(written(header, b"xy"))
+        safetensors.parse(HeldSource(written(header, b"xy")))
     assert "--opaque" in str(caught.value)
 
 
@@ -224,4 +225,4 @@ BROKEN = {
 @pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN.keys())
 def test_broken_headers_are_refused(raw: bytes) -> None:
     with pytest.raises(Format, match="--opaque"):
-        detect.parse("x.safetensors", memoryview(raw))
+        detect.parse("x.safetensors", HeldSource(memoryview(raw)))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ckstore.api import default_author, now
+from ckstore.checkpoint.store import CommitOptions
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.graph_lines import graph_lines
 from ckstore.cli.progress_line import size
@@ -44,7 +45,9 @@ def init(
 
 def commit(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A checkpoint: safetensors, .pt, or any other file.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|DIR...", help="Checkpoints: safetensors, .pt, any file, or folders.")
+    ],
     message: Annotated[str, typer.Option("-m", "--message", help="What this checkpoint is.")] = "",
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="A metric, as name=value; may be repeated.")
@@ -61,13 +64,13 @@ def commit(
     opaque: Annotated[bool, typer.Option("--opaque", help="Do not look inside the file: store plain bytes.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Store a checkpoint file as a commit; it comes back byte for byte.
+    """Store checkpoint files or folders as a commit; they come back byte for byte.
 
     Example: ckstore commit model.pt -m "warmed up" --step 1000 --metric val/loss=2.31
     """
     told = settings(context, json_flag=json)
     time_ns, offset_min = now()
-    options = commit_verb.CommitOptions(
+    options = CommitOptions(
         time_ns=time_ns,
         offset_min=offset_min,
         author=default_author(),
@@ -81,12 +84,12 @@ def commit(
         preset=preset,
     )
     with told.open() as repository:
-        result = commit_verb.commit_file(repository, file, options, told.bar(), opaque=opaque)
+        result = commit_verb.commit_files(repository, paths, options, told.bar(), opaque=opaque)
     emit(
         told,
         result,
-        f"[{result.branch} {result.id[:SHORT]}] {printable(message) or file.name}\n"
-        f" {size(file.stat().st_size)} given, {size(result.pack_bytes)} stored "
+        f"[{result.branch} {result.id[:SHORT]}] {printable(message or paths[0].name)}\n"
+        f" {size(result.raw_bytes)} given, {size(result.pack_bytes)} stored "
         f"({result.new_objects} objects new, {result.known_objects} known)",
     )
 

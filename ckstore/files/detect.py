@@ -9,17 +9,18 @@ from ckstore.files import pt, safetensors
 
 if TYPE_CHECKING:
     from ckstore.files.parsed import ParsedFile
+    from ckstore.files.source import Source
 
 
-def parse(name: str, data: memoryview, *, opaque: bool = False) -> ParsedFile:
-    """The file `data` called `name`, by its suffix and its first bytes; as plain bytes where `opaque` is set.
+def parse(name: str, source: Source, *, opaque: bool = False) -> ParsedFile:
+    """The file called `name`, by its suffix and its first bytes; as plain bytes where `opaque` is set.
 
     Raises `Format` for a file that is in a known format but damaged. A file in no known format, or whose
     pickle holds what is not understood as data, is plain bytes.
     """
     if opaque:
-        return plain.parse(data)
+        return plain.parse(source)
     if name.lower().endswith(".safetensors"):
-        return safetensors.parse(data)
-    parsed = pt.parse(data) if data[: len(pt.MAGIC)] == pt.MAGIC else None
-    return plain.parse(data) if parsed is None else parsed
+        return safetensors.parse(source)
+    parsed = pt.parse(source)
+    return plain.parse(source) if parsed is None else parsed

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ckstore.files.parsed import ParsedFile, assemble
 
+if TYPE_CHECKING:
+    from ckstore.files.source import Source
 
-def parse(data: memoryview) -> ParsedFile:
-    """The whole of `data` as the file's own bytes."""
-    return assemble(data.nbytes, {}, ())
+
+def parse(source: Source) -> ParsedFile:
+    """The whole file as its own bytes."""
+    return assemble(source.size_bytes, {}, ())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.errors import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ckstore.objects.draft import Draft
 
@@ -75,15 +74,6 @@ def assemble(size: int, components: dict[str, Draft], claims: Iterable[Claim]) -
         gaps.append((position, size))
         segments.append(DraftSegment(size - position, "", 0, 0, 0))
     return ParsedFile(components, segments, gaps)
-
-
-def window(data: memoryview, start: int, length: int) -> Callable[[int, int], memoryview]:
-    """What a Span's `open` is for `length` bytes at `start` of the file: slices of its memory, no copies."""
-    return partial(_slice, data[start : start + length])
-
-
-def _slice(part: memoryview, start: int, stop: int) -> memoryview:
-    return part[start:stop]
 
 
 def damaged(what: str, why: str | None = None) -> Format:

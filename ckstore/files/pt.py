@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ckstore.files import pickle_data
 from ckstore.files.archive import MAGIC, read
 from ckstore.files.parsed import Claim, ParsedFile, assemble
@@ -9,18 +11,22 @@ from ckstore.files.pickle_limits import Limits
 from ckstore.files.pickle_values import NotUnderstoodError, Size
 from ckstore.files.pt_draft import to_draft
 
+if TYPE_CHECKING:
+    from ckstore.files.source import Source
+
 __all__ = ["MAGIC", "parse"]
 
 WHOLE = "model"
 """The name of the only component of a file that is no dict of parts."""
 
 
-def parse(data: memoryview) -> ParsedFile | None:
+def parse(source: Source) -> ParsedFile | None:
     """The components of a zip-format `.pt` file.
 
     None where the file is another zip file, of another byte order, compressed, or its pickle holds what is
     not known as data. Raises `Format` for a damaged file.
     """
+    data = source.view()
     if data[: len(MAGIC)] != MAGIC:
         return None
     archive = read(data)
@@ -32,7 +38,7 @@ def parse(data: memoryview) -> ParsedFile | None:
     claims: list[Claim] = []
     try:
         for name, value in _parts(pickle_data.load(pickle, limits)).items():
-            components[name], claimed = to_draft(name, value, data, archive.storages, limits)
+            components[name], claimed = to_draft(name, value, source, archive.storages, limits)
             claims += claimed
     except NotUnderstoodError:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckstore.files.archive import Region
 from ckstore.files.dtypes import ITEM_SIZE
-from ckstore.files.parsed import Claim, damaged, window
+from ckstore.files.parsed import Claim, damaged
 from ckstore.files.pickle_values import (
     GlobalRef,
     KnownDeque,
@@ -20,6 +20,7 @@ from ckstore.files.pickle_values import (
     Size,
     TensorRef,
 )
+from ckstore.files.source import window
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor, Span
 from ckstore.objects.encoding import encode
 from ckstore.objects.extent import Extents
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from ckstore.files.pickle_limits import Limits
+    from ckstore.files.source import Source
     from ckstore.objects.leaf import Key
 
     Child = tuple[Key, object, object]
@@ -41,14 +43,14 @@ _ATTRIBUTES = "<attributes>"
 
 
 def to_draft(
-    component: str, value: object, data: memoryview, storages: Mapping[str, Region], limits: Limits
+    component: str, value: object, source: Source, storages: Mapping[str, Region], limits: Limits
 ) -> tuple[Draft, list[Claim]]:
-    """The draft of `value`, and where in the file `data` its spans lie.
+    """The draft of `value`, and where in the file its spans lie.
 
     Raises `Format` where tensors and storages do not fit each other, where a container contains itself, nests
     deeper than MAX_DEPTH or unfolds past `limits`; NotUnderstoodError where the value holds what is not known.
     """
-    builder = _Builder(component, data, storages, limits)
+    builder = _Builder(component, source, storages, limits)
     builder.build(value)
     return builder.finish()
 
@@ -56,9 +58,9 @@ def to_draft(
 class _Builder:
     """Walks a value with a stack of its own, so that depth costs no recursion."""
 
-    def __init__(self, component: str, data: memoryview, storages: Mapping[str, Region], limits: Limits) -> None:
+    def __init__(self, component: str, source: Source, storages: Mapping[str, Region], limits: Limits) -> None:
         self._component = component
-        self._data = data
+        self._source = source
         self._storages = storages
         self._limits = limits
         self._draft = Draft()
@@ -87,7 +89,7 @@ class _Builder:
         claims = []
         for extent, region in zip(self._extents.finish(), self._regions, strict=True):
             start, length = region.start + extent.first, extent.last - extent.first
-            self._draft.spans.append(Span(length, extent.dtype, extent.path, window(self._data, start, length)))
+            self._draft.spans.append(Span(length, extent.dtype, extent.path, window(self._source, start, length)))
             claims.append(Claim(start, start + length, self._component, extent.number))
         return self._draft, claims
 

@@ -7,13 +7,17 @@ dtype torch has not are the file's own bytes. Sizes are checked before anything 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from ckstore.files.dtypes import PACKED_DTYPE, SAFETENSORS_BITS, SAFETENSORS_DTYPE
-from ckstore.files.parsed import Claim, ParsedFile, assemble, damaged, window
+from ckstore.files.parsed import Claim, ParsedFile, assemble, damaged
+from ckstore.files.source import window
 from ckstore.objects.draft import Draft, DraftTensor, Span
 from ckstore.objects.plain import NOT_PLAIN, to_key
 from ckstore.objects.tree import Dict, dotted
+
+if TYPE_CHECKING:
+    from ckstore.files.source import Source
 
 COMPONENT = "model"
 
@@ -36,8 +40,9 @@ class _Tensor(NamedTuple):
     stop: int
 
 
-def parse(data: memoryview) -> ParsedFile:
+def parse(source: Source) -> ParsedFile:
     """The tensors of a safetensors file. Raises `Format`."""
+    data = source.view()
     header, base = _header(data)
     tensors = [_tensor(name, fields, base) for name, fields in header.items() if name != "__metadata__"]
     _check_metadata(header.get("__metadata__"))
@@ -48,7 +53,7 @@ def parse(data: memoryview) -> ParsedFile:
     for number, (tensor, (dtype, shape)) in enumerate(known):
         length = tensor.stop - tensor.start
         path = dotted((tensor.name,))
-        draft.spans.append(Span(length, dtype, path, window(data, tensor.start, length)))
+        draft.spans.append(Span(length, dtype, path, window(source, tensor.start, length)))
         draft.entries.append((_key(tensor.name), DraftTensor(dtype, shape, None, 0, 0, number)))
         claims.append(Claim(tensor.start, tensor.stop, COMPONENT, number))
     return assemble(data.nbytes, {COMPONENT: draft}, claims)

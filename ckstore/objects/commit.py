@@ -8,6 +8,11 @@ FILES = "@files"
 """The component that holds committed files; its name cannot be a state's."""
 
 
+def is_component_name(name: object) -> bool:
+    """Whether a state's component may be called so."""
+    return type(name) is str and bool(name) and not name.startswith("@") and name.isprintable()
+
+
 class Component(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A top entry of a checkpoint and the id of its tree."""
 

@@ -56,6 +56,12 @@ class Draft:
     spans: list[Span] = field(default_factory=list)
 
 
+def raw_bytes(draft: Draft) -> int:
+    """How many bytes a draft's spans and payloads have."""
+    payloads = sum(value.length for _, value in draft.entries if isinstance(value, DraftBlob))
+    return payloads + sum(span.length for span in draft.spans)
+
+
 def held(data: bytes | memoryview) -> Callable[[int, int], memoryview]:
     """The `open` of a payload that is in memory."""
     view = memoryview(data)

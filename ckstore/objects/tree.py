@@ -181,9 +181,22 @@ class File(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag
     segments: tuple[Segment, ...]
 
 
+class Folder(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=35):
+    """A folder among committed files."""
+
+    mode: int
+    mtime_ns: int
+
+
+class Link(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=36):
+    """A symbolic link among committed files, to another of them: its text as the system's bytes."""
+
+    target: bytes
+
+
 Container = List | Tuple | Dict | Set | NamedFields | Deque | RngState | Sparse | Wrapper | Encoded
 
-Value = Leaf | Container | Tensor | Alias | File
+Value = Leaf | Container | Tensor | Alias | File | Folder | Link
 
 
 class Entry(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

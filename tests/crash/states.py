@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckstore.checkpoint.store import CommitOptions, store
 from ckstore.graph.history import ancestry
 from ckstore.objects.draft import Draft
 from ckstore.objects.plain import from_plain, to_leaf
 from ckstore.objects.reader import read_blob, read_tree
-from ckstore.porcelain import commit as porcelain
 from ckstore.progress import SILENT
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def state(name: Label) -> dict[str, object]:
 def save(repository: Repository, name: Label) -> str:
     """Commit `state(name)` the way `commit_state` does, flattened without torch; the commit's id."""
     drafts = {key: Draft([(None, to_leaf(value))]) for key, value in state(name).items()}  # type: ignore[list-item]
-    options = porcelain.CommitOptions(time_ns=name.seed, message=str(name), branch=BRANCH, step=name.seed)
-    return porcelain._commit(repository, drafts, options, SILENT, bare=False).id
+    options = CommitOptions(time_ns=name.seed, message=str(name), branch=BRANCH, step=name.seed)
+    return store(repository, drafts, options, SILENT, bare=False).id
 
 
 def read(repository: Repository, commit: Commit) -> dict[str, object]:

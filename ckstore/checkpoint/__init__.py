@@ -1,0 +1,1 @@
+"""What several verbs do: drafts stored as a commit, a commit's files written and compared."""

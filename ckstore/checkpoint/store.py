@@ -1,0 +1,218 @@
+"""Drafts become a commit: where it goes is checked first, then all is stored, then the refs move."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import index
+from typing import TYPE_CHECKING
+
+from ckstore.codec.preset import preset_named
+from ckstore.digest import Kind
+from ckstore.errors import Format, Integrity, InvalidInput
+from ckstore.graph.revision import check_ref_name
+from ckstore.objects.commit import Commit, Component, Metric
+from ckstore.objects.draft import raw_bytes
+from ckstore.objects.encoding import encode, float_bits
+from ckstore.objects.reader import read_tree
+from ckstore.storage.ingest import ingest
+from ckstore.storage.record import HEADS, TAGS, RefMove
+from ckstore.storage.transaction import Transaction
+from ckstore.storage.versions import Versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ckstore.objects.draft import Draft
+    from ckstore.objects.tree import Tree
+    from ckstore.progress import Progress
+    from ckstore.repository import Commits, Repository
+
+_LIKE_AT_MOST = 8
+"""Branches that a new one without a parent is compared with, the newest first."""
+
+
+@dataclass(frozen=True)
+class CommitOptions:
+    """What is said of a commit.
+
+    `branch` None means HEAD's; a new branch starts without a parent unless `parent`, a revision, is given.
+    `time_ns` counts from 1970 UTC. `tag` must be new. `preset` None means the repository's.
+    """
+
+    time_ns: int
+    offset_min: int = 0
+    author: str = ""
+    message: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    step: int | None = None
+    epoch: int | None = None
+    branch: str | None = None
+    tag: str | None = None
+    parent: str | None = None
+    allow_pickle: bool = False
+    preset: str | None = None
+
+
+@dataclass(frozen=True)
+class CommitResult:
+    """The new commit and what it cost: raw bytes given, bytes of packs added, objects new and known."""
+
+    id: str
+    branch: str
+    parents: tuple[str, ...]
+    raw_bytes: int
+    pack_bytes: int
+    new_objects: int
+    known_objects: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where a commit goes: refs to move are checked before anything is stored."""
+
+    branch: str
+    tip: bytes | None
+    parents: tuple[bytes, ...]
+    metrics: tuple[Metric, ...]
+    step: int | None
+    epoch: int | None
+
+
+def store(
+    repository: Repository,
+    drafts: Mapping[str, Draft],
+    options: CommitOptions,
+    progress: Progress,
+    *,
+    bare: bool,
+    check: Callable[[], None] = lambda: None,
+) -> CommitResult:
+    """Store drafts and publish their commit; `check` may still refuse once all bytes have been read.
+
+    `bare` says that the only component is the whole state. Raises `InvalidInput`, `Conflict` where another writer moved
+    the branch first, `StoreFull`, `SaveFailed`.
+    """
+    commits = repository.commits()
+    plan = _plan(repository, commits, options)
+    preset = repository.preset if options.preset is None else preset_named(options.preset)
+    earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
+    with Transaction(repository.store, preset) as transaction:
+        trees = ingest(drafts, transaction, repository.store.workers, progress, earlier)
+        check()
+        commit = Commit(
+            components=tuple(Component(name, tree) for name, tree in trees.items()),
+            parents=plan.parents,
+            time_ns=options.time_ns,
+            offset_min=options.offset_min,
+            author=options.author,
+            message=options.message,
+            metrics=plan.metrics,
+            step=plan.step,
+            epoch=plan.epoch,
+            bare=bare,
+        )
+        id = transaction.put_meta(Kind.COMMIT, encode(commit))
+        written = transaction.publish("commit", options.time_ns, list(_moves(plan, options, id)))
+    return CommitResult(
+        id=id.hex(),
+        branch=plan.branch,
+        parents=tuple(parent.hex() for parent in plan.parents),
+        raw_bytes=sum(map(raw_bytes, drafts.values())),
+        pack_bytes=written.pack_bytes,
+        new_objects=written.new_objects,
+        known_objects=written.known_objects,
+    )
+
+
+def _earlier(
+    repository: Repository, commits: Commits, parents: tuple[bytes, ...], drafts: Mapping[str, Draft]
+) -> dict[str, Tree]:
+    """For each component the tree whose chunks may serve as bases: the parent's, or without one the most alike.
+
+    A tree that cannot be read serves nobody and stops nothing.
+    """
+    readable: dict[bytes, Commit] = {}
+    for tip in parents or commits.branches.values():
+        with suppress(Format, Integrity):
+            readable[tip] = commits.read_commit(tip)
+    newest = sorted(readable.values(), key=lambda commit: -commit.time_ns)[:_LIKE_AT_MOST]
+    found: dict[str, Tree] = {}
+    best: dict[str, int] = {}
+    for commit in newest:
+        for component in commit.components:
+            draft = drafts.get(component.name)
+            if draft is None:
+                continue
+            try:
+                tree = read_tree(repository.store.objects, component.tree)
+                likeness = 1 if parents else Versions(tree).likeness(draft)
+            except (Format, Integrity):
+                continue
+            if likeness > best.get(component.name, 0):
+                found[component.name], best[component.name] = tree, likeness
+    return found
+
+
+def _moves(plan: _Plan, options: CommitOptions, id: bytes) -> Iterator[RefMove]:
+    yield RefMove(HEADS + plan.branch, plan.tip, id)
+    if options.tag is not None:
+        yield RefMove(TAGS + options.tag, None, id)
+
+
+def _plan(repository: Repository, commits: Commits, options: CommitOptions) -> _Plan:
+    bits = {_text("a metric's name", name): float_bits(_number(name, value)) for name, value in options.metrics.items()}
+    metrics = tuple(Metric(name, bits[name]) for name in sorted(bits))
+    step, epoch = _count("step", options.step), _count("epoch", options.epoch)
+    _text("message", options.message)
+    _text("author", options.author)
+    if options.tag is not None:
+        check_ref_name(options.tag, "tag")
+        if options.tag in commits.tags:
+            raise InvalidInput(f"the tag {options.tag!r} is taken", hint="choose another name")
+    branch = options.branch
+    if branch is None:
+        if commits.head_name is None:
+            raise InvalidInput("HEAD is on no branch", hint="name one: branch=..., or `ckstore checkout BRANCH` first")
+        branch = commits.head_name.removeprefix(HEADS)
+    check_ref_name(branch, "branch")
+    tip = commits.branches.get(branch)
+    parents = () if tip is None else (tip,)
+    if options.parent is not None:
+        parents = (repository.resolve(options.parent, options.time_ns)[0],)
+        if tip is not None and parents != (tip,):
+            raise InvalidInput(
+                f"the branch {branch!r} is at {tip.hex()[:12]}, not at the parent {options.parent!r}",
+                hint="leave parent out, or give a new branch",
+            )
+    return _Plan(branch, tip, parents, metrics, step, epoch)
+
+
+def _text(what: str, text: object) -> str:
+    """`text` as a str that can be stored. Raises `InvalidInput`."""
+    try:
+        if not isinstance(text, str):
+            raise TypeError
+        return text.encode().decode()
+    except (TypeError, UnicodeEncodeError):
+        raise InvalidInput(f"{what} is {text!r}, which is no text", hint="give a str without lone surrogates") from None
+
+
+def _count(what: str, value: object) -> int | None:
+    """A count, whatever integer type it has. Raises `InvalidInput`."""
+    try:
+        count = None if value is None else int(index(value))  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):
+        raise InvalidInput(f"the {what} is {value!r}, which is no count", hint="give an int from 0 up") from None
+    if count is not None and not 0 <= count < 1 << 63:
+        raise InvalidInput(f"the {what} {count} is out of range", hint="give a count from 0 up")
+    return count
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise InvalidInput(f"the metric {name!r} is {value!r}, which is no number") from None

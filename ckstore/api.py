@@ -8,13 +8,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckstore.checkpoint.state import LoadOptions, load, structure
 from ckstore.checkpoint.store import CommitOptions
 from ckstore.codec.preset import preset_named
 from ckstore.errors import InvalidInput, NoRepository
-from ckstore.porcelain.checkout import checkout, switch
+from ckstore.porcelain.checkout import CheckoutOptions, checkout, switch
 from ckstore.porcelain.commit import commit_files, commit_state
+from ckstore.porcelain.export import ExportOptions, export
 from ckstore.porcelain.init import init
-from ckstore.porcelain.load import LoadOptions, load, load_into, structure
+from ckstore.porcelain.load import load_into
 from ckstore.porcelain.log import LogOptions, log
 from ckstore.porcelain.verify import verify
 from ckstore.repository import Repository, open_repository
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from ckstore.graph.history import CommitInfo
     from ckstore.objects.commit import Commit
     from ckstore.porcelain.checkout import CheckoutResult, SwitchResult
+    from ckstore.porcelain.export import ExportResult
+    from ckstore.porcelain.import_files import ImportResult
     from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
     from ckstore.torch.load_into import LoadReport
@@ -149,6 +153,42 @@ class Repo:
         named = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
         return commit_files(self._repository, named, options, opaque=opaque, **_progress(progress))
 
+    def import_files(
+        self,
+        folder: Path_,
+        patterns: str | Sequence[str] = (),
+        *,
+        branch: str | None = None,
+        metric_from: str | None = None,
+        table: Path_ | None = None,
+        replace: bool = False,
+        opaque: bool = False,
+        preset: str | None = None,
+        progress: Progress | None = None,
+    ) -> ImportResult:
+        """Take the checkpoints in `folder` over as one history, in the order of their steps.
+
+        `patterns` are globs for files or folders, one checkpoint each. Steps, epochs and metrics come from names
+        (`metric_from`: a regular expression with named groups), from the files, from a Trainer's state, or from the
+        CSV `table`. What the branch has already is left out, so that a second try goes on where the first stopped.
+        With `replace` each original is deleted once it has come back from the disk, equal byte for byte.
+        """
+        from ckstore.porcelain.import_files import ImportOptions, execute_import, plan_import  # the parsers
+
+        options = ImportOptions(
+            folder=Path(folder),
+            patterns=[patterns] if isinstance(patterns, str) else patterns,
+            branch=branch,
+            metric_from=metric_from,
+            table=None if table is None else Path(table),
+            preset=self._preset if preset is None else preset,
+            author=default_author(),
+            offset_min=now()[1],
+            opaque=opaque,
+        )
+        plan = plan_import(self._repository, options)
+        return execute_import(self._repository, plan, replace_originals=replace, **_progress(progress))
+
     def __getitem__(self, revision: str) -> Checkpoint:
         """The commit a revision names: `main`, `v1`, `3f9c2a1`, `HEAD~2`, `last`, `best:val/loss:min`, `step:100`."""
         id, commit = self._repository.resolve(revision, now()[0])
@@ -180,10 +220,43 @@ class Repo:
         return self._repository.root
 
     def checkout(
-        self, revision: str, output: Path_, *, force: bool = False, progress: Progress | None = None
+        self,
+        revision: str,
+        output: Path_,
+        *,
+        only: str | Sequence[str] | None = None,
+        format: str | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> CheckoutResult:
-        """Write the files of a file commit to `output`, byte-identical."""
-        return checkout(self._repository, revision, Path(output), now()[0], force=force, **_progress(progress))
+        """Write a commit to `output`: the files it was made from, byte-identical, or its state as a new file.
+
+        `only` selects files by name (`*.json`) or, where none is named so, what to write by dotted path (`model.*`).
+        `format` (`pt`, `safetensors`; None: the committed files, else by the end of `output`) makes a new file.
+        Raises `InvalidInput` where something is there already (unless `force`) or nothing matches.
+        """
+        patterns = [only] if isinstance(only, str) else only
+        options = CheckoutOptions(Path(output), now()[0], patterns, format, force)
+        return checkout(self._repository, revision, options, **_progress(progress))
+
+    def export(
+        self,
+        revision: str,
+        output: Path_,
+        *,
+        format: str,
+        only: str | Sequence[str] | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> ExportResult:
+        """Write a commit's state for other tools, and check it against the commit bit for bit.
+
+        `format`: `pytorch` (a file for torch.load), `safetensors` (one file), `huggingface` (a folder for
+        `from_pretrained`, all weights in one file). `only` selects by dotted path. Raises `InvalidInput`, `Integrity`.
+        """
+        patterns = [only] if isinstance(only, str) else only
+        options = ExportOptions(Path(output), now()[0], format, patterns, force)
+        return export(self._repository, revision, options, **_progress(progress))
 
     def switch(self, branch: str) -> SwitchResult:
         """Make `branch` the one that `commit` adds to."""

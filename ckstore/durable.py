@@ -204,6 +204,18 @@ def rename(source: Path, target: Path) -> None:
         os.rename(source, target)
 
 
+def link(path: Path, target: bytes) -> None:
+    """Make the symbolic link `path` to `target`, in place of what is there. Durable after `sync_folder`."""
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
+    with _typed("link", path):
+        os.symlink(target, os.fsencode(part))
+    try:
+        rename(part, path)
+    except BaseException:
+        unlink(part)
+        raise
+
+
 def unlink(path: Path) -> None:
     """Remove a file; fine if it is gone."""
     with _typed("remove", path):

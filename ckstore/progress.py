@@ -24,3 +24,15 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+
+class Part:
+    """A phase within a phase that has been started for the whole: only its bytes are passed on."""
+
+    def __init__(self, whole: Progress) -> None:
+        self._whole = whole
+
+    def start(self, what: str, total_bytes: int) -> None: ...
+
+    def advance(self, done_bytes: int) -> None:
+        self._whole.advance(done_bytes)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import ckstore
 from ckstore.objects.tree import CHUNK_SIZE
-from ckstore.porcelain.load import structure
+from ckstore.checkpoint.state import structure
 from ckstore.torch.lazy import LazyTensor, Section, lazy
 from tests.equality import assert_same, raw_bytes
 from tests.strategies import Point

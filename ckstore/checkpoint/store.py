@@ -18,7 +18,7 @@ from ckstore.objects.reader import read_tree
 from ckstore.storage.ingest import ingest
 from ckstore.storage.record import HEADS, TAGS, RefMove
 from ckstore.storage.transaction import Transaction
-from ckstore.storage.versions import Versions
+from ckstore.storage.versions import LIKE_AT_MOST, Candidate, earlier_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
-
-_LIKE_AT_MOST = 8
-"""Branches that a new one without a parent is compared with, the newest first."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +133,16 @@ def _earlier(
     for tip in parents or commits.branches.values():
         with suppress(Format, Integrity):
             readable[tip] = commits.read_commit(tip)
-    newest = sorted(readable.values(), key=lambda commit: -commit.time_ns)[:_LIKE_AT_MOST]
-    found: dict[str, Tree] = {}
-    best: dict[str, int] = {}
-    for commit in newest:
-        for component in commit.components:
-            draft = drafts.get(component.name)
-            if draft is None:
-                continue
-            try:
-                tree = read_tree(repository.store.objects, component.tree)
-                likeness = 1 if parents else Versions(tree).likeness(draft)
-            except (Format, Integrity):
-                continue
-            if likeness > best.get(component.name, 0):
-                found[component.name], best[component.name] = tree, likeness
-    return found
+    newest = sorted(readable.values(), key=lambda commit: -commit.time_ns)[:LIKE_AT_MOST]
+
+    def candidates() -> Iterator[Candidate]:
+        for commit in newest:
+            for component in commit.components:
+                if component.name in drafts:
+                    with suppress(Format, Integrity):
+                        yield Candidate(component.name, read_tree(repository.store.objects, component.tree))
+
+    return earlier_versions(candidates(), drafts, parents=bool(parents))
 
 
 def _moves(plan: _Plan, options: CommitOptions, id: bytes) -> Iterator[RefMove]:

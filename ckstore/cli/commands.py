@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,14 @@ from ckstore.cli.text import SHORT, full, oneline, printable
 from ckstore.errors import InvalidInput
 from ckstore.porcelain import checkout as checkout_verb
 from ckstore.porcelain import commit as commit_verb
+from ckstore.porcelain import export as export_verb
 from ckstore.porcelain import init as init_verb
 from ckstore.porcelain import log as log_verb
 from ckstore.porcelain import verify as verify_verb
+
+if TYPE_CHECKING:
+    from ckstore.porcelain.checkout import CheckoutResult
+    from ckstore.porcelain.export import ExportResult
 
 FINDINGS = 4
 """Exit code of a verify that found something."""
@@ -110,13 +115,19 @@ def _metrics(given: list[str]) -> dict[str, float]:
 def checkout(
     context: typer.Context,
     revision: Annotated[str, typer.Argument(help="A branch to move to, or with -o any revision.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the commit's file here.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the commit's files here.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="GLOB", help="Files by name, or what to convert by path; may be repeated."),
+    ] = None,
+    format: Annotated[str | None, typer.Option("--format", help="Make a new file: pt or safetensors.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a commit's file, byte-identical, or make a branch the current one.
+    """Write a commit's files, byte-identical, or its state as a new file; or make a branch the current one.
 
     Example: ckstore checkout best:val/loss:min -o best.pt
+    Example: ckstore checkout main -o model.safetensors --only "model.*" --format safetensors
     """
     told = settings(context, json_flag=json)
     with told.open() as repository:
@@ -124,8 +135,42 @@ def checkout(
             switched = checkout_verb.switch(repository, revision, now()[0])
             emit(told, switched, f"On branch {switched.branch}")
             return
-        result = checkout_verb.checkout(repository, revision, output, now()[0], told.bar(), force=force)
-    emit(told, result, "\n".join(f"{path}  {size(length)}" for path, length in result.files))
+        options = checkout_verb.CheckoutOptions(output, now()[0], only, format, force)
+        result = checkout_verb.checkout(repository, revision, options, told.bar())
+    lines = [f"{path}  {size(length)}" for path, length in result.files]
+    emit(told, result, "\n".join([*lines, *_left_out(result)]))
+
+
+def export(
+    context: typer.Context,
+    revision: Annotated[str, typer.Argument(help="Which commit.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new file, or folder for huggingface.")],
+    format: Annotated[str, typer.Option("--format", help="pytorch, safetensors or huggingface.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GLOB", help="What of it, by path; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what exists.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write a commit's state for other tools, and check it bit for bit.
+
+    Example: ckstore export best:val/loss:min -o out --format huggingface
+    """
+    told = settings(context, json_flag=json)
+    with told.open() as repository:
+        options = export_verb.ExportOptions(output, now()[0], format, only, force)
+        result = export_verb.export(repository, revision, options, told.bar())
+    lines = [f"{path}  {size(length)}" for path, length in result.files]
+    emit(told, result, "\n".join([*lines, *_left_out(result), "Read back: equal to the commit, bit for bit."]))
+
+
+def _left_out(result: CheckoutResult | ExportResult) -> list[str]:
+    """What a new file could not take."""
+    if not result.left_out:
+        return []
+    more = ", ..." if result.left_out > len(result.left_out_paths) else ""
+    paths = ", ".join(map(printable, result.left_out_paths))
+    return [f"{result.left_out} values are no tensors and were left out: {paths}{more}"]
 
 
 def log(

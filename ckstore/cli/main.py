@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import ckstore
-from ckstore.cli import commands
+from ckstore.cli import commands, scanning
 from ckstore.cli.context import SCHEMA, Settings
 from ckstore.cli.demo import demo
 from ckstore.errors import (
@@ -69,8 +69,18 @@ def main(
     context.obj = Settings(repo, json_output, quiet, not no_progress)
 
 
-for _command in (commands.init, commands.commit, commands.log, commands.checkout, commands.verify, demo):
+for _command in (
+    commands.init,
+    commands.commit,
+    commands.log,
+    commands.checkout,
+    commands.export,
+    commands.verify,
+    scanning.scan,
+    demo,
+):
     app.command()(_command)
+app.command("import")(scanning.import_)
 
 
 def run() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckstore.graph.history import CommitInfo
 
 SHORT = 12
@@ -71,3 +73,15 @@ def moment(commit: CommitInfo) -> str:
 def printable(text: str) -> str:
     """Text without what could steer a terminal: it may come from a stranger's repository."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Lines of columns under their names; those numbered in `right` end together."""
+    widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+    return [
+        "  ".join(
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ckstore.objects.leaf import Blob, Key
     from ckstore.objects.tree import Value
 
+_STEP = 1 << 20
+
 
 @dataclass(slots=True)
 class Span:
@@ -60,6 +62,33 @@ def raw_bytes(draft: Draft) -> int:
     """How many bytes a draft's spans and payloads have."""
     payloads = sum(value.length for _, value in draft.entries if isinstance(value, DraftBlob))
     return payloads + sum(span.length for span in draft.spans)
+
+
+def same(left: Draft, right: Draft) -> bool:
+    """Whether two drafts describe the same value, every bit of it read and compared."""
+    return (
+        len(left.entries) == len(right.entries)
+        and len(left.spans) == len(right.spans)
+        and all(
+            k == other_k and _same_value(v, other_v)
+            for (k, v), (other_k, other_v) in zip(left.entries, right.entries, strict=True)
+        )
+        and all(_same_bytes(one, other) for one, other in zip(left.spans, right.spans, strict=True))
+    )
+
+
+def _same_value(left: object, right: object) -> bool:
+    if isinstance(left, DraftBlob) and isinstance(right, DraftBlob):
+        return left.make(b"") == right.make(b"") and _same_bytes(left, right)
+    return left == right
+
+
+def _same_bytes(left: Span | DraftBlob, right: Span | DraftBlob) -> bool:
+    return (left.length, left.dtype) == (right.length, right.dtype) and all(
+        bytes(left.open(start, min(start + _STEP, left.length)))
+        == bytes(right.open(start, min(start + _STEP, left.length)))
+        for start in range(0, left.length, _STEP)
+    )
 
 
 def held(data: bytes | memoryview) -> Callable[[int, int], memoryview]:

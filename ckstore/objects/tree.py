@@ -241,6 +241,9 @@ PAGE_LIMIT = 1 << 20
 
 TreeObject = Tree | Page
 
+ATTRIBUTES = "<attributes>"
+"""Stands in paths for the attributes of a dict's class."""
+
 PathKeys = tuple[object, ...]
 
 
@@ -309,7 +312,7 @@ def walk(entries: Sequence[Entry]) -> Iterator[Node]:
 
 def _place(parent: object, done: int, entry: Entry) -> object:
     if isinstance(parent, Dict):
-        return plain_key(entry.key) if done < parent.count else "<attributes>"
+        return plain_key(entry.key) if done < parent.count else ATTRIBUTES
     if isinstance(parent, NamedFields):
         return parent.fields[done]
     if isinstance(parent, Wrapper):

@@ -1,30 +1,40 @@
-"""checkout: write a committed file back, or move HEAD to a branch."""
+"""checkout: write a commit to the disk, or move HEAD to a branch."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckstore import durable
-from ckstore.errors import Format, InvalidInput, NoRevision
-from ckstore.files.assemble import assemble
-from ckstore.objects.commit import FILES
-from ckstore.objects.plain import from_plain
-from ckstore.objects.reader import read_blob, read_tree
+from ckstore.checkpoint.committed_files import committed_files, matching, write_files
+from ckstore.checkpoint.convert import FORMATS, convert
+from ckstore.errors import InvalidInput, NoRevision
 from ckstore.objects.structure import nearest
-from ckstore.objects.tree import File, walk
 from ckstore.progress import SILENT
 from ckstore.storage.record import HEAD, HEADS, RefMove, Symbolic
 from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
-    from ckstore.objects.commit import Commit
-    from ckstore.objects.leaf import Key
-    from ckstore.objects.tree import Tree
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from ckstore.progress import Progress
     from ckstore.repository import Repository
+
+
+@dataclass(frozen=True)
+class CheckoutOptions:
+    """What to write, and where.
+
+    `only` selects files by name (`*.json`, `model-0*`) or, where none is named so, tensors and values by dotted path
+    (`model.*`). `format` (pt, safetensors) asks for a new file of that kind; None means the files as they were
+    committed, or else what the end of `output` says. `force` replaces what is there.
+    """
+
+    output: Path
+    now_ns: int
+    only: Sequence[str] | None = None
+    format: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,16 @@ class SwitchResult:
 
 @dataclass(frozen=True)
 class CheckoutResult:
-    """The commit, and the files written with their sizes in bytes."""
+    """The commit, and the files written with their sizes in bytes.
+
+    `converted` says that they are new ones; `left_out` is how many values those could not take (they are no tensors).
+    """
 
     id: str
     files: tuple[tuple[Path, int], ...]
+    converted: bool = False
+    left_out: int = 0
+    left_out_paths: tuple[str, ...] = ()
 
 
 def switch(repository: Repository, branch: str, time_ns: int) -> SwitchResult:
@@ -58,81 +74,44 @@ def switch(repository: Repository, branch: str, time_ns: int) -> SwitchResult:
 
 
 def checkout(
-    repository: Repository,
-    revision: str,
-    output: Path,
-    now_ns: int,
-    progress: Progress = SILENT,
-    *,
-    force: bool = False,
+    repository: Repository, revision: str, options: CheckoutOptions, progress: Progress = SILENT
 ) -> CheckoutResult:
-    """Write the commit's files to `output`: the file's new name, or a folder that is there already.
+    """Write a commit's files, byte-identical, or its state as a new file.
 
-    Each file appears whole and byte-identical, under its name only once all of it was read and verified. Raises
-    `InvalidInput` where a target exists (unless `force`) or the commit holds no files.
+    Files have the modes and times they had, and appear under their names only once all of them was read and hashed.
+    Raises `InvalidInput` where something is there already, nothing matches, or the state does not fit the format.
     """
-    id, commit = repository.resolve(revision, now_ns)
-    own, files = _files(repository, commit, id)
-    targets = [_target(output, name, alone=len(files) == 1) for name, _ in files]
-    for target in targets:
-        if target.exists() and not force:
-            raise InvalidInput(f"{target} exists", hint="choose another -o PATH, or --force to replace it")
-    trees = {
-        entry.name: read_tree(repository.store.objects, entry.tree)
-        for entry in commit.components
-        if any(entry.name in file.components for _, file in files)
-    }
-    progress.start("writing", sum(file.size for _, file in files))
-    for target, (_, file) in zip(targets, files, strict=True):
-        _write(repository, target, file, own, trees, progress)
-    return CheckoutResult(
-        id.hex(), tuple((target, file.size) for target, (_, file) in zip(targets, files, strict=True))
-    )
-
-
-def _files(repository: Repository, commit: Commit, id: bytes) -> tuple[Tree, list[tuple[str, File]]]:
-    tree_id = next((entry.tree for entry in commit.components if entry.name == FILES), None)
-    if tree_id is None:
+    id, commit = repository.resolve(revision, options.now_ns)
+    found = committed_files(repository, commit)
+    names = [] if found is None else list(found.files)
+    if options.only is not None:
+        names = matching(names, options.only)
+    format = options.format
+    if format is None and names and found is not None:
+        named = options.only is not None and len(names) == 1 and names[0] in options.only
+        as_file = named or found.alone
+        written = write_files(found, names, options.output, progress, as_file=as_file, force=options.force)
+        return CheckoutResult(id.hex(), tuple(written))
+    if format is None:
+        format = options.output.suffix.removeprefix(".")
+    if format not in FORMATS:
+        short = id.hex()[:12]
+        why = f"nothing in it is named {', '.join(options.only)}" if found is not None and options.only else None
         raise InvalidInput(
-            f"commit {id.hex()[:12]} was made from memory and holds no files",
-            hint=f"load it in Python: ckstore.open(...)[{id.hex()[:12]!r}].load()",
+            f"commit {short} has no files to write here" if why else f"commit {short} was made from memory",
+            why=why,
+            hint=f"--format pt or safetensors makes a file of its state; in Python: repo[{short!r}].load()",
         )
-    own = read_tree(repository.store.objects, tree_id)
-    found = [(_name(repository, own, node.entry.key), node.entry.value) for node in walk(own.entries)]
-    return own, [(name, value) for name, value in found if isinstance(value, File)]
-
-
-def _name(repository: Repository, own: Tree, key: Key) -> str:
-    """A file's name; one that is not UTF-8 comes back with its surrogates."""
-    plain = from_plain(key, lambda blob: read_blob(repository.store.objects, blob, own.chunk_size))
-    return plain if isinstance(plain, str) else ""
-
-
-def _target(output: Path, name: str, *, alone: bool) -> Path:
-    """Where a file goes. Raises `Format` for a name that would leave the folder."""
-    if alone and not output.is_dir():
-        return output
-    relative = Path(name)
-    if not relative.parts or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        raise Format(f"the commit names the file {name!r}, which would leave the target folder", hint="give -o FILE")
-    return output / relative
-
-
-def _write(
-    repository: Repository, target: Path, file: File, own: Tree, trees: dict[str, Tree], progress: Progress
-) -> None:
-    durable.make_folder(target.parent)
-    part = target.with_name(f".ckstore-{os.urandom(8).hex()}.part")
-    try:
-        with durable.create(part) as out:
-            for view in assemble(file, own, trees, repository.store.objects):
-                out.write(view)
-                progress.advance(view.nbytes)
-            out.sync()
-        os.chmod(part, file.mode & 0o777)
-        os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
-        durable.rename(part, target)
-        durable.sync_folder(target.parent)
-    except BaseException:
-        durable.unlink(part)
-        raise
+    target = options.output
+    if target.is_dir():
+        target = target / f"{id.hex()[:12]}.{format}"
+    if target.exists() and not options.force:
+        raise InvalidInput(f"{target} exists", hint="choose another -o PATH, or --force to replace it")
+    made = convert(repository, commit, target, format, options.only, progress)
+    return CheckoutResult(
+        id.hex(),
+        ((made.path, made.size_bytes),),
+        converted=True,
+        left_out=made.left_out,
+        left_out_paths=made.left_out_paths,
+    )

@@ -1,69 +1,20 @@
-"""load: a commit's state in memory, whole or in part, or put into live objects."""
+"""load: a commit's state put into live objects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckstore.checkpoint.state import structure
 from ckstore.errors import InvalidInput
-from ckstore.objects.reader import read_tree
-from ckstore.objects.structure import Structure, nearest
+from ckstore.objects.structure import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
+    from ckstore.checkpoint.state import LoadOptions
     from ckstore.objects.commit import Commit
     from ckstore.repository import Repository
     from ckstore.torch.load_into import LoadReport
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """`only`: patterns over dotted paths, such as `model.*` (None: all). `allow_pickle` lets stored pickles run."""
-
-    only: Sequence[str] | None = None
-    allow_pickle: bool = False
-
-
-def structure(repository: Repository, commit: Commit, component: str) -> Structure:
-    """One component's structure. Raises `InvalidInput` where the commit has none of that name."""
-    trees = {entry.name: entry.tree for entry in commit.components}
-    if component not in trees:
-        raise InvalidInput(
-            f"the commit has no component {component!r}",
-            why=f"it has {', '.join(trees)}",
-            hint=nearest(component, list(trees)),
-        )
-    return Structure(component, read_tree(repository.store.objects, trees[component]))
-
-
-def load(repository: Repository, commit: Commit, options: LoadOptions) -> object:
-    """The state as it was committed, in new CPU tensors; with `only`, what the patterns select.
-
-    Every byte is hashed before it is returned. Raises `Integrity`, `Format`, `InvalidInput`.
-    """
-    from ckstore.torch.unflatten import ABSENT, unflatten  # torch: only where tensors are made
-
-    state: dict[str, object] = {}
-    seen: list[str] = []
-    for entry in commit.components:
-        if entry.name.startswith("@"):
-            continue
-        tree = structure(repository, commit, entry.name)
-        wanted = None if options.only is None else tree.selected(options.only)
-        if wanted is not None:
-            seen += [tree.path(node.ordinal) for node in tree.nodes]
-        value = unflatten(tree, repository.store.objects, wanted=wanted, allow_pickle=options.allow_pickle)
-        if value is not ABSENT:
-            state[entry.name] = value
-    if not state and options.only is not None:
-        hint = nearest(options.only[0], seen) if options.only else "leave only out to load all"
-        raise InvalidInput(f"nothing matches {', '.join(options.only)}", hint=hint)
-    if not state and commit.components:
-        raise InvalidInput(
-            "the commit holds an opaque file, not a state", hint="`ckstore checkout REV -o PATH` writes the file"
-        )
-    return next(iter(state.values())) if commit.bare else state
 
 
 def load_into(

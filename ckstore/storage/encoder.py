@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckstore.codec.choice import Coder
 from ckstore.codec.chunker import parts
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from ckstore.codec.encoded import Encoded
     from ckstore.codec.preset import Preset
     from ckstore.storage.chain import Base
-    from ckstore.storage.object_store import ObjectStore
-    from ckstore.storage.packer import Packer
+    from ckstore.storage.location import Location
     from ckstore.storage.piece import New, Piece
     from ckstore.storage.workers import PerThread
 
@@ -56,6 +55,23 @@ class Buffers:
         return self._older.take(length)
 
 
+class Bases(Protocol):
+    """Earlier versions of chunks."""
+
+    def locate(self, id: bytes) -> Location | None:
+        """Where one lies, or None."""
+
+    def read_base(self, location: Location, target: memoryview) -> None:
+        """Fill `target` with its bytes. Raises `Integrity`."""
+
+
+class Frames(Protocol):
+    """Where frames go."""
+
+    def add(self, stream: str, frame: Frame, payload: Sequence[bytes | memoryview]) -> None:
+        """Take one in; what `payload` is pieces of may be overwritten afterwards."""
+
+
 class Encoder:
     """Chooses, encodes, and hands to `packer`. `encode` may be called by many threads.
 
@@ -63,7 +79,7 @@ class Encoder:
     the save is published.
     """
 
-    def __init__(self, objects: ObjectStore, preset: Preset, packer: Packer, scratch: PerThread) -> None:
+    def __init__(self, objects: Bases, preset: Preset, packer: Frames, scratch: PerThread) -> None:
         self.deltas: dict[bytes, tuple[Piece, bytes]] = {}
         self._objects = objects
         self._preset = preset

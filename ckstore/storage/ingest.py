@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckstore.codec.chunker import cut
 from ckstore.digest import ID_SIZE, Kind
@@ -33,10 +33,9 @@ from ckstore.storage.versions import Versions
 from ckstore.storage.workers import jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ckstore.progress import Progress
-    from ckstore.storage.transaction import Transaction
     from ckstore.storage.workers import Workers
 
 
@@ -56,9 +55,19 @@ class _Member(NamedTuple):
     start: int
 
 
+class Sink(Protocol):
+    """Where objects go: a `Transaction`, or what only counts them."""
+
+    def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
+        """Take in chunks; their ids."""
+
+    def put_meta(self, kind: Kind, data: bytes) -> bytes:
+        """Take in a tree or page; its id."""
+
+
 def ingest(
     drafts: Mapping[str, Draft],
-    transaction: Transaction,
+    sink: Sink,
     workers: Workers,
     progress: Progress,
     earlier: Mapping[str, Tree] = MappingProxyType({}),
@@ -72,12 +81,12 @@ def ingest(
     progress.start("storing", sum(slot.length for slot in slots))
 
     def store(job: list[_Slot]) -> None:
-        for slot, id in zip(job, transaction.put(Kind.CHUNK, [slot.piece for slot in job]), strict=True):
+        for slot, id in zip(job, sink.put(Kind.CHUNK, [slot.piece for slot in job]), strict=True):
             slot.ids[slot.position : slot.position + ID_SIZE] = id
         progress.advance(sum(slot.length for slot in job))
 
     workers.map(store, jobs(slots, lambda slot: slot.length))
-    return {name: _put_tree(plan.tree(), transaction) for name, plan in plans.items()}
+    return {name: _put_tree(plan.tree(), sink) for name, plan in plans.items()}
 
 
 class _Plan:
@@ -136,7 +145,7 @@ class _Plan:
         for number, (start, stop) in enumerate(cut(length, CHUNK_SIZE)):
             position = number * ID_SIZE
             older = before[position : position + ID_SIZE] or None
-            piece = Piece(partial(load, start, stop), self._stream, dtype, older, tensor)
+            piece = Piece(partial(load, start, stop), self._stream, dtype, older, tensor, len(self.slots))
             self.slots.append(_Slot(piece, stop - start, ids, position))
         return ids
 
@@ -164,7 +173,7 @@ def _slab_bytes(members: list[_Member], starts: list[int], start: int, stop: int
     return memoryview(gathered)
 
 
-def _put_tree(tree: Tree, transaction: Transaction) -> bytes:
+def _put_tree(tree: Tree, sink: Sink) -> bytes:
     if len(tree.entries) > MAX_ENTRIES:
         raise InvalidInput(
             f"a component has {len(tree.entries)} values, more than {MAX_ENTRIES}",
@@ -173,10 +182,10 @@ def _put_tree(tree: Tree, transaction: Transaction) -> bytes:
     data = encode(tree)
     if len(data) > PAGE_LIMIT:
         pages = tuple(
-            PageRef(transaction.put_meta(Kind.TREE, encode(Page(run))), len(run)) for run in _page_runs(tree.entries)
+            PageRef(sink.put_meta(Kind.TREE, encode(Page(run))), len(run)) for run in _page_runs(tree.entries)
         )
         data = encode(Tree(tree.chunk_size, tree.slabs, (), pages))
-    return transaction.put_meta(Kind.TREE, data)
+    return sink.put_meta(Kind.TREE, data)
 
 
 def _page_runs(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:

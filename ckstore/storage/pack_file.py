@@ -85,3 +85,13 @@ class PackFiles:
         if os.getpid() != self._pid:
             self._lock, self._pid = threading.Lock(), os.getpid()
         return self._lock
+
+
+def evict(layout: Layout) -> None:
+    """Ask the system to forget what it holds of the packs in memory, so that the next read comes from the disk."""
+    for path in layout.packs.iterdir():
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)

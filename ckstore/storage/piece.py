@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from ckstore.digest import Kind
+
+_BATCH = 4
+"""Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
 
 class Piece(NamedTuple):
@@ -15,7 +19,7 @@ class Piece(NamedTuple):
 
     `dtype` is the element type of the numbers in it, the codec's hint; `before` names the chunk that had its place
     in an earlier checkpoint. Pieces of one `tensor` (a number within its stream) that follow each other are encoded
-    together.
+    together. `ordinal` counts the pieces of a stream.
     """
 
     load: Callable[[], memoryview]
@@ -23,6 +27,7 @@ class Piece(NamedTuple):
     dtype: str = "uint8"
     before: bytes | None = None
     tensor: int = -1
+    ordinal: int = 0
 
 
 class New(NamedTuple):
@@ -32,3 +37,11 @@ class New(NamedTuple):
     id: bytes
     piece: Piece
     length: int
+
+
+def batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+    """Runs of pieces of one tensor, few enough that the work on them stays near the processor."""
+    for _, run in groupby(pieces, key=lambda piece: (piece.tensor, piece.stream)):
+        group = list(run)
+        for start in range(0, len(group), _BATCH):
+            yield group[start : start + _BATCH]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import threading
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
@@ -23,11 +22,11 @@ from ckstore.errors import Conflict, InvalidInput
 from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
-from ckstore.storage.piece import New, Piece
+from ckstore.storage.piece import New, Piece, batches
 from ckstore.storage.record import PackEntry, Record, RefMove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -35,9 +34,6 @@ if TYPE_CHECKING:
     from ckstore.pack.writer import Sealed
     from ckstore.storage.index import View
     from ckstore.storage.store import Store
-
-_BATCH = 4
-"""Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
 
 class Written(NamedTuple):
@@ -79,7 +75,7 @@ class Transaction:
     def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
         """Store objects that are not there yet; their ids."""
         ids: list[bytes] = []
-        for batch in _batches(pieces):
+        for batch in batches(pieces):
             ids += self._put_batch(kind, batch)
         return ids
 
@@ -202,14 +198,6 @@ class Transaction:
         with self._lock:
             self._new.add(new.id)
         self._encoder.encode([new], whole)
-
-
-def _batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
-    """Runs of pieces of one tensor, few enough that the work on them stays near the processor."""
-    for _, run in groupby(pieces, key=lambda piece: (piece.tensor, piece.stream)):
-        group = list(run)
-        for start in range(0, len(group), _BATCH):
-            yield group[start : start + _BATCH]
 
 
 def _check_unchanged(new: Sequence[New], whole: memoryview) -> None:

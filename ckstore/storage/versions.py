@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from ckstore.errors import Format
 from ckstore.objects.tree import Tensor, Tree, Whole, dotted, walk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from ckstore.objects.draft import Draft, Span
+
+LIKE_AT_MOST = 8
+"""Branches that a new one without a parent is compared with, the newest first."""
 
 
 class Versions:
@@ -37,3 +43,27 @@ class Versions:
     def likeness(self, draft: Draft) -> int:
         """How many bytes of a draft's own spans have an earlier version here."""
         return sum(span.length for span in draft.spans if self.of_span(span))
+
+
+class Candidate(NamedTuple):
+    """A component of an older checkpoint whose chunks may serve as bases."""
+
+    component: str
+    tree: Tree
+
+
+def earlier_versions(candidates: Iterable[Candidate], drafts: Mapping[str, Draft], *, parents: bool) -> dict[str, Tree]:
+    """For each draft the first candidate of its component that is of a parent, or else the one most like it."""
+    found: dict[str, Tree] = {}
+    best: dict[str, int] = {}
+    for component, tree in candidates:
+        draft = drafts.get(component)
+        if draft is None:
+            continue
+        try:
+            likeness = 1 if parents else Versions(tree).likeness(draft)
+        except Format:  # a tree that cannot be read serves nobody and stops nothing
+            continue
+        if likeness > best.get(component, 0):
+            found[component], best[component] = tree, likeness
+    return found

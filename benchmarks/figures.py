@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/guides/codecs.md")
+DOCUMENTS = ("README.md", "docs/guides/codecs.md", "docs/guides/checkpoint-files.md")
 _BLOCK = re.compile(
     r"(<!-- figures: (\w+), written by benchmarks/figures.py -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
 )
@@ -144,7 +144,48 @@ def speed() -> str:
     return table("| what | measured |", rows)
 
 
-_FIGURES = {"core": core, "sizes": sizes, "bounds": bounds, "times": times, "speed": speed}
+def scans() -> str:
+    """The estimates of scan beside what commits took."""
+    found = results("files")["scans"]
+    rows = []
+    for name, title in _TITLES.items():
+        one = found[name]
+        off, quarter, error = (f"{100 * one[key]:+.1f}%" for key in ("whole_off", "quarter_off", "quarter_error"))
+        rows.append([
+            title, f"{one['raw_bytes'] / one['real_bytes']:.2f}x", off, f"{quarter} (said: ±{error[1:]})",
+            f"{one['whole_gb_s']:.2f} / {one['quarter_gb_s']:.2f} GB/s",
+        ])  # fmt: skip
+    head = "| training run | committed | estimate off by | from a quarter, off by | speed: all / a quarter |"
+    return "`python benchmarks/bench_files.py`, two threads.\n\n" + table(head, rows)
+
+
+def files() -> str:
+    """Speed and memory of a large file."""
+    found, shared = results("files")["speed"], results("files")["shared"]
+    rows = []
+    for name, one in found.items():
+        rows.append([
+            f"`.{name}`, {one['raw_bytes'] / 1e9:.1f} GB", f"{one['first_gb_s']:.2f} GB/s",
+            f"{one['known_gb_s']:.2f} GB/s ({one['share_of_blake3']:.0%})",
+            f"{one['anonymous_bytes'] / (1 << 20):.0f} MiB", f"{one['checkout_s'] / one['cp_fsync_s']:.2f}x",
+        ])  # fmt: skip
+    head = "| file | new data | known data (of BLAKE3's speed) | memory besides the mapping | checkout, against cp + fsync |"
+    least = min(value for key, value in shared.items() if key != "tensor_bytes")
+    return table(head, rows) + (
+        f"\nA `.pt`, a legacy `.pt`, a `.safetensors` and an in-memory commit of one model share {least:.3%} of the"
+        " tensors' bytes\nor more.\n"
+    )
+
+
+_FIGURES = {
+    "core": core,
+    "sizes": sizes,
+    "bounds": bounds,
+    "times": times,
+    "speed": speed,
+    "scans": scans,
+    "files": files,
+}
 
 
 def filled(text: str) -> str:

@@ -206,7 +206,7 @@ def rename(source: Path, target: Path) -> None:
 
 def link(path: Path, target: bytes) -> None:
     """Make the symbolic link `path` to `target`, in place of what is there. Durable after `sync_folder`."""
-    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
+    part = path.with_name(f".ckstore-{os.urandom(8).hex()}.part")
     with _typed("link", path):
         os.symlink(target, os.fsencode(part))
     try:
@@ -214,6 +214,13 @@ def link(path: Path, target: bytes) -> None:
     except BaseException:
         unlink(part)
         raise
+
+
+def stamp(path: Path, mode: int, mtime_ns: int) -> None:
+    """Give a file or folder its permissions and the time it was written. Promises nothing about power loss."""
+    with _typed("set mode and time of", path):
+        os.chmod(path, mode)
+        os.utime(path, ns=(mtime_ns, mtime_ns))
 
 
 def unlink(path: Path) -> None:

@@ -20,6 +20,12 @@ reused or renamed. `hint` says the way out, `retryable` whether the same call ma
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 class CkstoreWarning(UserWarning):
     """Something was wrong and has been dealt with; nothing was lost."""
@@ -130,3 +136,9 @@ class SaveFailed(CkstoreError):
     """A write or sync failed; older commits are untouched."""
 
     code = "save-failed"
+
+
+def nearest(wanted: str, known: Sequence[str]) -> str | None:
+    """A hint that names the closest of `known`, or None."""
+    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    return f"did you mean {', '.join(close)}?" if close else None

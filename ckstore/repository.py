@@ -1,4 +1,4 @@
-"""An open repository: the store below it, and its commits and refs as they are now. No verbs."""
+"""An open repository: the store below it, its settings, and its commits and refs as they are now. No verbs."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckstore.codec.preset import preset_named
+from ckstore.config import Config, Scope, merge, read_layer, read_project
 from ckstore.digest import Kind, object_id
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
 from ckstore.storage.index import View
-from ckstore.storage.layout import FOLDER, Layout, read_config
+from ckstore.storage.layout import FOLDER, Layout
 from ckstore.storage.record import HEAD, HEADS, TAGS, Symbolic
 from ckstore.storage.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from ckstore.codec.preset import Preset
-    from ckstore.config import Config
+    from ckstore.config import Layer
     from ckstore.objects.commit import Commit
     from ckstore.storage.record import Target
 
 
 class Commits:
-    """The commits and refs at one moment, for resolving revisions and reading history."""
+    """The commits and refs at one moment, for resolving revisions and reading history.
 
-    def __init__(self, store: Store, refs: dict[str, Target]) -> None:
+    `metric_mode` says which way a metric is better, `min` or `max`; None where nobody said.
+    """
+
+    def __init__(self, store: Store, refs: dict[str, Target], metric_mode: Callable[[str], str | None]) -> None:
         self._store = store
+        self.metric_mode = metric_mode
         self.targets = refs
         self.refs = {name: target for name, target in refs.items() if isinstance(target, bytes) and name != HEAD}
 
@@ -73,19 +79,19 @@ class Commits:
 
 
 class Repository:
-    """One repository, open. Safe to use from many threads and after a fork; `close` it or use `with`."""
+    """One repository, open. Safe to use from many threads and after a fork; `close` it or use `with`.
+
+    `config` are its settings as they were when it was opened.
+    """
 
     def __init__(self, store: Store, config: Config) -> None:
         self.store = store
-        self._config = config
+        self.config = config
 
     @property
     def preset(self) -> Preset:
         """How chunks are stored unless a commit says otherwise. Raises `InvalidInput`."""
-        try:
-            return preset_named(self._config.preset)
-        except InvalidInput as error:
-            raise InvalidInput(f"{self.store.layout.config}: {error.what}", hint=error.hint) from None
+        return preset_named(self.config.preset)
 
     @property
     def root(self) -> Path:
@@ -95,7 +101,7 @@ class Repository:
     def commits(self) -> Commits:
         """Commits and refs as of now, whoever made them."""
         self.store.refresh()
-        return Commits(self.store, self.store.ask(View.refs))
+        return Commits(self.store, self.store.ask(View.refs), self.config.metric_mode)
 
     def resolve(self, revision: str, now_ns: int) -> tuple[bytes, Commit]:
         """The commit a revision names. Raises `NoRevision`, `InvalidInput`."""
@@ -115,12 +121,19 @@ class Repository:
 
 
 def open_repository(
-    folder: Path, cache: Path, *, search: bool = False, index_in_cache: bool = False, threads: int | None = None
+    folder: Path,
+    cache: Path,
+    *,
+    search: bool = False,
+    index_in_cache: bool = False,
+    threads: int | None = None,
+    layers: Sequence[Layer] = (),
 ) -> Repository:
     """The repository in `folder` or, with `search`, in the nearest folder above it.
 
-    `cache` holds the indexes of repositories on network mounts, or of all where `index_in_cache` is set.
-    Raises `NoRepository`, `Format`, `Integrity`.
+    `cache` holds the indexes of repositories on network mounts, or of all where `index_in_cache` is set. `layers` are
+    settings from outside (flags, environment, the user's file); its own and those of pyproject.toml are read here, and
+    what is wrong in one is raised only when it is needed. Raises `NoRepository`, `Format`, `Integrity`.
     """
     if threads is not None and threads < 1:
         raise InvalidInput(f"{threads} threads cannot do any work", hint="pass threads=1 or more")
@@ -129,11 +142,8 @@ def open_repository(
         if (place / FOLDER).is_dir():
             layout = Layout(place / FOLDER)
             store = Store(layout, cache, index_in_cache=index_in_cache, threads=threads)
-            try:
-                return Repository(store, read_config(layout))
-            except BaseException:
-                store.close()
-                raise
+            own = (read_layer(layout.config, Scope.REPOSITORY), read_project(place))
+            return Repository(store, merge([*layers, *(layer for layer in own if layer is not None)]))
     above = " or above" if search else ""
     raise NoRepository(
         f"no ckstore repository in {start}{above}", hint="`ckstore init` makes one here; -C names another folder"

@@ -253,8 +253,10 @@ def test_an_unknown_preset_stops_only_commits(tmp_path: Path) -> None:
 def test_settings_that_are_wrong(tmp_path: Path, text: str) -> None:
     ckstore.open(tmp_path).close()
     (tmp_path / ".ckstore/config.toml").write_text(text, encoding="latin-1")
-    with pytest.raises(InvalidInput, match=r"config\.toml"):
-        ckstore.open(tmp_path)
+    with ckstore.open(tmp_path) as repo:
+        assert repo.log() == []
+        with pytest.raises(InvalidInput, match=r"config\.toml"):
+            repo.commit({"step": 1})
 
 
 def test_components_do_not_share_what_gains(repo: ckstore.Repo) -> None:

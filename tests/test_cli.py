@@ -92,7 +92,10 @@ def test_branches_and_head(shell: Shell, model: Path) -> None:
     shell.run("commit", model, "--branch", "other")
     shell.run("commit", model, "--branch", "third", "--parent", "trunk")
     assert shell.run("checkout", "third").stdout == "On branch third\n"
-    shell.run("commit", model)
+    refused = shell.run("commit", model, code=2).stderr
+    assert "nothing has changed" in refused
+    assert "--allow-empty" in refused
+    shell.run("commit", model, "--allow-empty")
     told = {entry["id"]: entry for entry in shell.json("log", "--all")["result"]}
     tips = {name: entry for entry in told.values() for name in entry["branches"]}
     assert tips["other"]["parents"] == []

@@ -25,8 +25,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder with the `model.pt` that the examples take for granted."""
+    """An empty folder with the `model.pt`, and the `runs`, that the examples take for granted."""
     torch.save({"model": {"weight": torch.randn(50, 50)}, "step": 1}, tmp_path / "model.pt")
+    (tmp_path / "runs").mkdir()
+    for step in (100, 200):
+        torch.save({"model": {"weight": torch.randn(50, 50)}, "step": step}, tmp_path / "runs" / f"step_{step}.pt")
     return tmp_path
 
 

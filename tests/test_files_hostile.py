@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import io
-import os
 import pickle
 import random
 import struct
@@ -16,45 +15,18 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ckstore.errors import Format, InvalidInput
+from ckstore.errors import Format
 from ckstore.files import detect, pickle_data, pickle_limits, pt
 from ckstore.files.pickle_limits import Limits
 from ckstore.files.pickle_values import Call, GlobalRef, NotUnderstoodError
 from ckstore.files.source import HeldSource
-from ckstore.objects.draft import DraftTensor
 from ckstore.objects.tree import MAX_DEPTH
+from tests.file_values import Bomb, check, mutated, outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckstore.files.parsed import ParsedFile
-
 MUTATIONS = 20_000
-
-
-def check(parsed: ParsedFile, data: memoryview) -> None:
-    """The file comes back byte for byte, and every tensor lies on its span."""
-    own = b"".join(data[start:stop] for start, stop in parsed.gaps)
-    position = 0
-    for segment in parsed.segments:
-        assert own[: segment.gap] == data[position : position + segment.gap]
-        own = own[segment.gap :]
-        position += segment.gap
-        if segment.length:
-            span = parsed.components[segment.component].spans[segment.span]
-            assert 0 <= segment.start < segment.start + segment.length <= span.length
-            view = span.open(segment.start, segment.start + segment.length)
-            assert view == data[position : position + segment.length]
-            position += segment.length
-    assert position == data.nbytes
-    assert own == b""
-    for draft in parsed.components.values():
-        assert all(span.open(0, span.length).nbytes == span.length for span in draft.spans)
-        for _, value in draft.entries:
-            if isinstance(value, DraftTensor):
-                size = getattr(torch, value.dtype).itemsize
-                assert value.offset % size == 0
-                assert 0 <= value.offset <= max(draft.spans[value.span].length - size, 0)
 
 
 def archive(pickled: bytes, storages: dict[str, bytes] | None = None) -> memoryview:
@@ -79,16 +51,6 @@ def tensor_pickle(
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX" + struct.pack("<I", len(key)) + key + b"X\x03\0\0\0cpu"
     rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + count + b"tQ" + offset
     return b"\x80\x02" + rebuild + b"(" + shape + b"t(" + strides + b"t\x89N" + b"tR."
-
-
-class Bomb:
-    """Runs a command where it is unpickled."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -324,27 +286,6 @@ def small_safetensors() -> bytes:
 FORMATS = {"x.pt": small_pt, "x.safetensors": small_safetensors}
 
 
-def mutated(original: bytes, rng: random.Random) -> bytes:
-    """`original` with some bytes XORed, or a piece cut off, out, doubled or moved."""
-    data = bytearray(original)
-    for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        start = rng.randrange(len(data))
-        stop = min(len(data), start + rng.choice((1, 2, 8, 64, 400)))
-        kind = rng.randrange(8)
-        if kind < 5:
-            data[start] ^= rng.randrange(1, 256)
-        elif kind == 5:
-            data[start:start] = data[start:stop]
-        elif kind == 6:
-            del data[start : stop if rng.random() < 0.7 else len(data)]
-        else:
-            at = rng.randrange(len(data))
-            data[at : at + stop - start] = data[start:stop]
-        if not data:
-            break
-    return bytes(data)
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_mutations_are_told_or_kept(name: str) -> None:
     rng = random.Random(name)
@@ -353,16 +294,6 @@ def test_mutations_are_told_or_kept(name: str) -> None:
     for _ in range(MUTATIONS):
         outcomes[outcome(name, memoryview(mutated(original, rng)))] += 1
     assert min(outcomes["refused"], outcomes["read"]) > MUTATIONS // 100
-
-
-def outcome(name: str, data: memoryview) -> str:
-    """What became of a file; what was read is checked."""
-    try:
-        parsed = detect.parse(name, HeldSource(data))
-    except (Format, InvalidInput) as error:
-        return "refused" if error.hint else "refused without a hint"
-    check(parsed, data)
-    return "read" if parsed.components else "opaque"
 
 
 def test_flipped_bytes_in_the_pickle_of_an_archive_are_told_or_kept() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def plan(repo: ckstore.Repo, folder: Path, *patterns: str, **options: Any) -> ImportPlan:
-    return plan_import(repo._repository, ImportOptions(folder, patterns, **options))
+    return plan_import(repo._repository, ImportOptions(folder, 10**18, patterns, **options))
 
 
 def steps(repo: ckstore.Repo, branch: str = "main") -> list[int | None]:

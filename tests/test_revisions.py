@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +26,11 @@ def id_of(name: str) -> bytes:
 
 
 class Memory:
-    """Commits and refs in two dictionaries."""
+    """Commits and refs in two dictionaries, and in a third which way metrics are better."""
 
     def __init__(self) -> None:
+        self.modes: dict[str, str] = {}
+        self.asked: list[str] = []
         self.commits: dict[bytes, Commit] = {}
         self.refs: dict[str, bytes] = {}
         self.head: bytes | None = None
@@ -57,6 +60,10 @@ class Memory:
 
     def read_commit(self, id: bytes) -> Commit:
         return self.commits[id]
+
+    def metric_mode(self, metric: str) -> str | None:
+        self.asked.append(metric)
+        return self.modes.get(metric)
 
     def ids_beginning(self, prefix: str) -> list[bytes]:
         return sorted(id for id in self.commits if id.hex().startswith(prefix))
@@ -112,6 +119,7 @@ def test_what_names_what(memory: Memory, revision: str, name: str) -> None:
         ("f^", "no revision 'f'"), ("alone~1", "which has 0 parents"), ("HEAD~" + "9" * 17, "goes back beyond"),
         ("HEAD~" + "9" * 5000, "no parents that far back"), ("step:99", "no commit of step 99"),
         ("best:loss:min", "no commit has the metric 'loss'"), ("best:acc:min", "no commit has the metric 'acc'"),
+        ("best:loss", "no commit has the metric 'loss'"), ("best:a:most", "no commit has the metric 'a:most'"),
         ("@6d", "no commit is '@6d'"), ("@" + "9" * 400 + "w", "no commit is"), ("abc", "no revision 'abc'"),
         ("0" * 64, "no revision"), ("f" * 65, "no revision"), ("@3", "no revision"), ("@", "no revision"),
         ("main:x", "no revision"), ("HEAD.", "no revision"), ("\ud800", "no revision"), ("a\0b", "no revision"),
@@ -132,6 +140,8 @@ def test_what_names_nothing(memory: Memory, revision: str, why: str) -> None:
         ("origin/sid", "did you mean origin/side"),
         ("step:12", "[10, 10, 5]"),
         ("best:val/los:min", "did you mean val/loss"),
+        ("best:val/los", "did you mean val/loss"),
+        ("best:zzzzz", "known are acc, val/loss"),
         ("zzzzzzzz", "ckstore log --all"),
     ],
 )
@@ -141,10 +151,47 @@ def test_a_near_miss_is_told(memory: Memory, revision: str, hint: str) -> None:
     assert hint in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("revision", ["step:", "step:x", "step:1.5", "best:loss", "best::min", "best:", "best:a:most"])
+@pytest.mark.parametrize("revision", ["step:", "step:x", "step:1.5", "best:val/loss", "best::min", "best:"])
 def test_malformed(memory: Memory, revision: str) -> None:
     with pytest.raises(InvalidInput):
         resolve(revision, memory, NOW)
+
+
+def test_a_metric_whose_better_way_is_set(memory: Memory) -> None:
+    with pytest.raises(InvalidInput, match="'best:val/loss' does not say what is better") as caught:
+        resolve("best:val/loss~1", memory, NOW)
+    assert caught.value.hint == (
+        "write best:val/loss:min or best:val/loss:max, or once for all `ckstore config set metrics.val/loss min`"
+    )
+    for mode in ("min", "max"):
+        memory.modes = {"val/loss": mode}
+        assert resolve("best:val/loss", memory, NOW) == resolve(f"best:val/loss:{mode}", memory, NOW)
+        assert resolve("best:val/loss:min", memory, NOW) == id_of("f")
+        assert resolve("best:val/loss:max", memory, NOW) == id_of("a")
+        assert resolve("best:val/loss~0", memory, NOW) == resolve("best:val/loss", memory, NOW)
+    memory.modes = {"acc": "max"}
+    with pytest.raises(NoRevision, match="no commit has the metric 'acc'"):
+        resolve("best:acc", memory, NOW)
+
+
+def test_a_mode_is_asked_for_only_where_it_is_needed(memory: Memory) -> None:
+    for revision in ("main", "last", "step:10", "best:val/loss:min", "@1h"):
+        resolve(revision, memory, NOW)
+    with pytest.raises(NoRevision):
+        resolve("best:val/los", memory, NOW)
+    assert memory.asked == []
+    with pytest.raises(InvalidInput):
+        resolve("best:val/loss", memory, NOW)
+    assert memory.asked == ["val/loss"]
+
+
+def test_the_command_in_the_hint_can_be_pasted() -> None:
+    made = Memory()
+    metrics: dict[str, Any] = {"top 1; acc": 1.0}
+    made.refs = {"heads/main": made.add("a", **metrics)}
+    with pytest.raises(InvalidInput) as caught:
+        resolve("best:top 1; acc", made, NOW)
+    assert "`ckstore config set 'metrics.top 1; acc' min`" in str(caught.value.hint)
 
 
 def test_an_ambiguous_beginning(memory: Memory) -> None:

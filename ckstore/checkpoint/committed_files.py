@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
-from ckstore.errors import Format, InvalidInput
+from ckstore.checkpoint.targets import check_folder, check_free, check_inside
+from ckstore.errors import Format
 from ckstore.files.assemble import assemble
-from ckstore.files.collect import HERE
+from ckstore.files.names import HERE, is_inside, leads_inside
 from ckstore.objects.commit import FILES
 from ckstore.objects.plain import from_plain
 from ckstore.objects.reader import read_blob, read_tree
@@ -20,12 +19,17 @@ from ckstore.objects.tree import File, Folder, Link, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from ckstore.objects.commit import Commit
     from ckstore.objects.leaf import Key
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Repository
+
+
+_MODE = 0o777
+"""What is brought back of a mode: no file runs as somebody else because it was checked out."""
 
 
 @dataclass
@@ -77,54 +81,100 @@ def committed_files(repository: Repository, commit: Commit) -> CommittedFiles | 
 
 
 def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """The names that a pattern matches, whole or by their last part, or that lie below a folder it matches."""
-    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    """The names that a pattern is or matches, whole or by their last part, or that lie below a folder it matches."""
+    return [name for name in names if any(_matches(name, pattern.rstrip("/")) for pattern in patterns)]
 
 
 def _matches(name: str, pattern: str) -> bool:
     parts = name.split("/")
-    above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
-    return fnmatchcase(parts[-1], pattern) or any(fnmatchcase(part, pattern) for part in above)
+    own_and_above = [parts[-1], *("/".join(parts[: count + 1]) for count in range(len(parts)))]
+    return pattern in own_and_above or any(fnmatchcase(part, pattern) for part in own_and_above)
 
 
-def write_files(
-    found: CommittedFiles, names: Sequence[str], output: Path, progress: Progress, *, as_file: bool, force: bool
-) -> list[tuple[Path, int]]:
-    """Write the files `names`, and what folders and links they need, to `output`; the paths with their sizes.
+class Targets(NamedTuple):
+    """Where what goes, by its name."""
 
-    With `as_file` there is one, and `output` is its new name unless it is a folder; else it is the folder for all.
-    A file appears whole, under its name only once all of it was read and hashed, with the mode and times it had.
-    Raises `InvalidInput` where something is there already (unless `force`), `Format` for a name that would leave
-    the folder.
+    files: dict[str, Path]
+    folders: dict[str, Path]
+    links: dict[str, Path]
+
+
+def plan_files(
+    found: CommittedFiles, names: Sequence[str], output: Path, *, as_file: bool, force: bool, top: str = ""
+) -> Targets:
+    """Where the files `names` go, with folders and links where those are all. Writes nothing.
+
+    With `as_file` there is one, and `output` is its new name unless it is a folder; else it stands for the folder `top`
+    of the commit. Raises `InvalidInput` where something is there already (unless `force`) or a link of the target
+    folder leads elsewhere, `Format` for a name or link that would leave the folder.
     """
     if as_file and not output.is_dir():
-        targets = {names[0]: output}
-    else:
-        targets = {name: output / _inside(name) for name in names}
-    whole = len(names) == len(found.files)
-    folders = {name: output / _inside(name) for name in found.folders} if whole else {}
-    links = {name: output / _inside(name) for name in found.links} if whole else {}
-    for name, path in links.items():
-        _check_link(name, found.links[name])
-        targets[name] = path
-    for path in targets.values():
-        if os.path.lexists(path) and not force:
-            raise InvalidInput(f"{path} exists", hint="choose another -o PATH, or --force to replace it")
-    fresh = [name for name, path in folders.items() if not path.exists()]
-    for path in folders.values():
+        check_free(output, force=force)
+        return Targets({names[0]: output}, {}, {})
+    targets = _targets(found, names, output, top, whole=not as_file and len(names) == len(found.files))
+    _check_free(targets, output, force=force)
+    return targets
+
+
+def write_files(found: CommittedFiles, targets: Targets, progress: Progress) -> list[tuple[Path, int]]:
+    """Write what was planned; the files' paths with their sizes. Raises `Integrity`, `SaveFailed`, `StoreFull`.
+
+    A file appears whole, under its name only once all of it was read and hashed, with the mode and times it had.
+    """
+    fresh = [name for name, path in targets.folders.items() if not path.exists()]
+    for path in targets.folders.values():
         durable.make_folder(path)
-    progress.start("writing", sum(found.files[name].size for name in names))
-    for name in names:
-        _write(found, name, targets[name], progress)
-    for name, path in links.items():
+    progress.start("writing", sum(found.files[name].size for name in targets.files))
+    for name, path in targets.files.items():
+        _write(found, name, path, progress)
+    for name, path in targets.links.items():
+        durable.make_folder(path.parent)
         durable.link(path, found.links[name].target)
-    for folder in {path.parent for path in targets.values()}:
+    for folder in {path.parent for path in (*targets.files.values(), *targets.links.values())}:
         durable.sync_folder(folder)
-    for name in sorted(fresh, key=len, reverse=True):
+    for name in sorted(fresh, key=lambda name: (name != HERE, name.count("/")), reverse=True):
         about = found.folders[name]
-        os.chmod(folders[name], about.mode & 0o777)
-        os.utime(folders[name], ns=(about.mtime_ns, about.mtime_ns))
-    return [(targets[name], found.files[name].size) for name in names]
+        durable.stamp(targets.folders[name], about.mode & _MODE, about.mtime_ns)
+    return [(path, found.files[name].size) for name, path in targets.files.items()]
+
+
+def _check_free(targets: Targets, output: Path, *, force: bool) -> None:
+    for path in (*targets.files.values(), *targets.links.values()):
+        check_inside(path.parent, output)
+        check_free(path, force=force)
+    for path in targets.folders.values():
+        check_inside(path, output)
+        check_folder(path)
+
+
+def _targets(found: CommittedFiles, names: Sequence[str], output: Path, top: str, *, whole: bool) -> Targets:
+    """Where everything goes. Raises `Format` for names and links that would leave the folder, or meet in it."""
+    folders = list(found.folders) if whole else []
+    links = list(found.links) if whole else []
+    _check_names([*names, *links], folders)
+    for name in links:
+        text = os.fsdecode(found.links[name].target)
+        if not leads_inside(name, text):
+            raise Format(f"the link {name!a} leads out of the target folder", hint="--only FILE leaves links out")
+    cut = len(top) + 1 if top else 0
+    return Targets(
+        {name: output / name[cut:] for name in names},
+        {name: output / name for name in folders},
+        {name: output / name for name in links},
+    )
+
+
+def _check_names(names: Sequence[str], folders: Sequence[str]) -> None:
+    """Raise `Format` unless all names stay in the folder, and none is twice or below what is no folder."""
+    taken = set(names)
+    for name in (*names, *folders):
+        if not is_inside(name) and not (name == HERE and name in folders):
+            raise Format(f"the commit names {name!a}, which would leave the target folder", hint="give -o FILE")
+        parts = name.split("/")
+        if any("/".join(parts[:count]) in taken for count in range(1, len(parts))):
+            raise Format(f"the commit names {name!a} below a file", hint="--only FILE takes single files")
+    if len(taken) + len(folders) != len(taken.union(folders)) or len(taken) != len(names):
+        raise Format("the commit gives two things the same name", hint="--only FILE takes single files")
 
 
 def _write(found: CommittedFiles, name: str, target: Path, progress: Progress) -> None:
@@ -137,8 +187,7 @@ def _write(found: CommittedFiles, name: str, target: Path, progress: Progress) -
                 out.write(view)
                 progress.advance(view.nbytes)
             out.sync()
-        os.chmod(part, file.mode & 0o777)
-        os.utime(part, ns=(file.mtime_ns, file.mtime_ns))
+        durable.stamp(part, file.mode & _MODE, file.mtime_ns)
         durable.rename(part, target)
     except BaseException:
         durable.unlink(part)
@@ -149,17 +198,3 @@ def _name(repository: Repository, own: Tree, key: Key) -> str:
     """A file's name; one that is not UTF-8 comes back with its surrogates."""
     plain = from_plain(key, lambda blob: read_blob(repository.store.objects, blob, own.chunk_size))
     return plain if isinstance(plain, str) else ""
-
-
-def _inside(name: str) -> Path:
-    """A name as a path that stays in the folder it is put into. Raises `Format`."""
-    relative = Path(name)
-    if (name != HERE and not relative.parts) or relative.is_absolute() or ".." in relative.parts or "\0" in name:
-        raise Format(f"the commit names the file {name!r}, which would leave the target folder", hint="give -o FILE")
-    return relative
-
-
-def _check_link(name: str, link: Link) -> None:
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(name), os.fsdecode(link.target)))
-    if posixpath.isabs(target) or target.split("/")[0] == ".." or "\0" in target or not link.target:
-        raise Format(f"the commit's link {name!r} would leave the target folder", hint="--only FILE leaves links out")

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
-from ckstore.checkpoint.state import LoadOptions, load, structure
-from ckstore.errors import InvalidInput
+from ckstore.checkpoint.state import LoadOptions, closest, load, structure
+from ckstore.errors import Format, InvalidInput
 from ckstore.files.dtypes import ITEM_SIZE
 from ckstore.files.safetensors_header import Described, new_header
 from ckstore.objects.commit import FILES
 from ckstore.objects.run import TreeRuns
-from ckstore.objects.structure import nearest
-from ckstore.objects.tree import ATTRIBUTES, Alias, Encoded, Node, RngState, Sparse, Tensor, Wrapper, children, dotted
+from ckstore.objects.tree import (
+    ATTRIBUTES,
+    Alias,
+    Container,
+    Encoded,
+    Node,
+    RngState,
+    Sparse,
+    Tensor,
+    Wrapper,
+    dotted,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckstore.objects.commit import Commit
@@ -57,30 +69,28 @@ def convert(
     format: str,
     only: Sequence[str] | None,
     progress: Progress,
+    check: Callable[[Path], None] = lambda _: None,
 ) -> Converted:
     """Write what `only` selects of a commit's state (None: all of it) to the new file `output`.
 
     In `safetensors` go tensors alone, each once for every name it has, read and written a few MiB at a time; `pt`
-    holds everything, and needs the state in memory. `output` appears whole. Raises `InvalidInput` for a format that is
-    not known or cannot take the state; `Integrity`.
+    holds everything, and needs the state in memory. `output` appears whole, once `check` has seen the file under
+    another name. Raises `InvalidInput` for a format that is not known or cannot take the state; `Integrity`, `Format`.
     """
     if format not in FORMATS:
         raise InvalidInput(f"{format!r} is no format to write", hint=f"use one of {', '.join(FORMATS)}")
+    left_out: list[str] = []
+    if format == "pt":
+        write = _pt(selected_state(repository, commit, only))
+    else:
+        picked, left_out = picked_tensors(repository, commit, only)
+        write = _safetensors(repository, picked, progress)
     durable.make_folder(output.parent)
     part = output.with_name(f".ckstore-{os.urandom(8).hex()}.part")
     try:
-        if format == "pt":
-            _write_pt(repository, commit, part, only)
-            made = Converted(output, part.stat().st_size)
-        else:
-            picked, left_out = picked_tensors(repository, commit, only)
-            made = Converted(output, 0, len(left_out), tuple(left_out[:_SHOWN]))
-            with durable.create(part) as out:
-                for view in _safetensors(repository, picked, progress):
-                    out.write(view)
-                    progress.advance(view.nbytes)
-                out.sync()
-                made = Converted(output, out.size_bytes, len(left_out), tuple(left_out[:_SHOWN]))
+        write(part)
+        check(part)
+        made = Converted(output, part.stat().st_size, len(left_out), tuple(left_out[:_SHOWN]))
         durable.rename(part, output)
         durable.sync_folder(output.parent)
     except BaseException:
@@ -99,10 +109,26 @@ def selected_state(repository: Repository, commit: Commit, only: Sequence[str] |
     return state
 
 
-def _write_pt(repository: Repository, commit: Commit, part: Path, only: Sequence[str] | None) -> None:
+def _pt(state: object) -> Callable[[Path], None]:
+    """Writes the state to a new file."""
     from ckstore.torch.save import save  # torch: only where it is asked for
 
-    save(selected_state(repository, commit, only), part)
+    return partial(save, state)
+
+
+def _safetensors(repository: Repository, picked: Sequence[Picked], progress: Progress) -> Callable[[Path], None]:
+    """Writes the tensors to a new file. Raises `InvalidInput` at once where the format cannot take them."""
+    header, order = new_header([one.described for one in picked])
+
+    def write(part: Path) -> None:
+        progress.start("writing", len(header) + sum(one.described.size_bytes for one in picked))
+        with durable.create(part) as out:
+            for view in chain([memoryview(header)], _bytes(repository, [picked[number] for number in order])):
+                out.write(view)
+                progress.advance(view.nbytes)
+            out.sync()
+
+    return write
 
 
 def picked_tensors(
@@ -116,65 +142,77 @@ def picked_tensors(
         if entry.name == FILES:
             continue
         tree = structure(repository, commit, entry.name)
-        wanted = None if only is None else tree.selected(only)
-        skip = range(0)
-        for node in tree.nodes:
-            value = node.entry.value
-            seen += [tree.path(node.ordinal)] if only is not None else []
-            if node.ordinal in skip or (wanted is not None and node.ordinal not in wanted):
-                continue
-            if isinstance(value, _MADE_OF_TENSORS):
-                skip = tree.below(node.ordinal)
-                left_out.append(tree.path(node.ordinal))
-            elif isinstance(value, (Tensor, Alias)):
-                found.append((tree, node))
-            elif not children(value) and node.keys and ATTRIBUTES not in node.keys:
-                left_out.append(tree.path(node.ordinal))
+        seen += [tree.path(node.ordinal) for node in tree.nodes] if only is not None else []
+        tensors, others = _sorted_out(tree, range(len(tree.nodes)) if only is None else tree.selected(only))
+        found += [(tree, node) for node in tensors]
+        left_out += [tree.path(node.ordinal) for node in others]
     if not found:
         what = "the commit holds no tensors" if only is None else f"no tensor matches {', '.join(only)}"
-        raise InvalidInput(what, hint=nearest(only[0], seen) if only else "use --format pt")
+        raise InvalidInput(what, hint=closest(only, seen) if only else "use --format pt")
     several = len({tree.component for tree, _ in found}) > 1
     return [Picked(_described(tree, node, several=several), tree, node.ordinal) for tree, node in found], left_out
+
+
+def _sorted_out(tree: Structure, wanted: set[int] | range) -> tuple[list[Node], list[Node]]:
+    """Those of the wanted entries that are tensors by themselves, and those that are none and hold no others."""
+    tensors: list[Node] = []
+    others: list[Node] = []
+    inside = range(0)
+    for node in tree.nodes:
+        value = node.entry.value
+        if node.ordinal in inside:
+            continue
+        if isinstance(value, _MADE_OF_TENSORS):
+            inside = tree.below(node.ordinal)
+            if any(ordinal in wanted for ordinal in inside):
+                others.append(node)
+        elif node.ordinal in wanted and not isinstance(value, Container):
+            if isinstance(value, (Tensor, Alias)):
+                tensors.append(node)
+            elif ATTRIBUTES not in node.keys:
+                others.append(node)
+    return tensors, others
 
 
 def _described(tree: Structure, node: Node, *, several: bool) -> Described:
     value = node.entry.value
     assert isinstance(value, (Tensor, Alias))
+    path = tree.path(node.ordinal)
     if value.dtype not in ITEM_SIZE:
-        raise InvalidInput(f"{tree.path(node.ordinal)} is {value.dtype}, which safetensors has not")
+        raise InvalidInput(f"{path} is {value.dtype}, which safetensors has not", hint="use --format pt, or --only")
+    if any(size < 0 for size in value.shape):
+        raise Format(f"{path} claims the shape {value.shape}")
     name = dotted((tree.component, *node.keys) if several or not node.keys else node.keys)
     return Described(name, value.dtype, value.shape)
 
 
-def _safetensors(repository: Repository, picked: Sequence[Picked], progress: Progress) -> Iterator[memoryview]:
-    """The bytes of the file."""
-    described = [one.described for one in picked]
-    header, order = new_header(described)
-    progress.start("writing", len(header) + sum(one.size_bytes for one in described))
-    yield memoryview(header)
-    reader = repository.store.objects
-    runs: dict[int, TreeRuns] = {}
-    for number in order:
-        one = picked[number]
-        tree = one.structure
-        value = tree.nodes[one.ordinal].entry.value
+def _bytes(repository: Repository, picked: Sequence[Picked]) -> Iterator[memoryview]:
+    """The bytes of tensors, one after another; each view is good until the next is asked for."""
+    trees = dict.fromkeys(one.structure for one in picked)
+    runs = {tree: TreeRuns(tree.tree, repository.store.objects) for tree in trees}
+    for one in picked:
+        value = one.structure.nodes[one.ordinal].entry.value
         assert isinstance(value, (Tensor, Alias))
-        if value.strides is not None:
+        if value.strides is None:
+            yield from _stored(one, value, runs[one.structure])
+        else:
             yield _gathered(repository, one)
-            continue
-        owner = tree.nodes[tree.owner(value, one.ordinal)].entry.value
-        assert isinstance(owner, Tensor)
-        run, start = runs.setdefault(id(tree), TreeRuns(tree.tree, reader)).of_tensor(owner)
-        size = one.described.size_bytes
-        if value.offset < 0 or start + value.offset + size > run.length:
-            raise InvalidInput(f"{tree.path(one.ordinal)} reaches beyond its span", hint="`ckstore verify`")
-        yield from run.read(start + value.offset, size)
+
+
+def _stored(one: Picked, value: Tensor | Alias, runs: TreeRuns) -> Iterator[memoryview]:
+    """The bytes of a tensor that lies in one piece."""
+    owner = one.structure.nodes[one.structure.owner(value, one.ordinal)].entry.value
+    assert isinstance(owner, Tensor)
+    run, start = runs.of_tensor(owner)
+    held = min(owner.data.length, run.length - start)
+    if value.offset < 0 or value.offset + one.described.size_bytes > held:
+        raise Format(f"{one.structure.path(one.ordinal)} reaches beyond its span")
+    yield from run.read(start + value.offset, one.described.size_bytes)
 
 
 def _gathered(repository: Repository, one: Picked) -> memoryview:
-    """The bytes of a tensor that does not lie in one piece."""
+    """The bytes of a tensor in row-major order, wherever its elements lie; all of them in memory."""
     from ckstore.torch.lazy import LazyTensor
-    from ckstore.torch.tensors import host_view
+    from ckstore.torch.tensors import row_major_bytes
 
-    tensor = LazyTensor(one.structure, repository.store.objects, one.ordinal).load().contiguous()
-    return host_view(tensor.untyped_storage(), 0, one.described.size_bytes)
+    return row_major_bytes(LazyTensor(one.structure, repository.store.objects, one.ordinal).load())

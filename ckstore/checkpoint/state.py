@@ -36,6 +36,11 @@ def structure(repository: Repository, commit: Commit, component: str) -> Structu
     return Structure(component, read_tree(repository.store.objects, trees[component]))
 
 
+def closest(patterns: Sequence[str], paths: Sequence[str]) -> str:
+    """The hint for patterns that match none of `paths`."""
+    return nearest(patterns[0], paths) or "a pattern is a dotted path, or part of one with *: model.*"
+
+
 def load(repository: Repository, commit: Commit, options: LoadOptions) -> object:
     """The state as it was committed, in new CPU tensors; with `only`, what the patterns select.
 
@@ -56,7 +61,7 @@ def load(repository: Repository, commit: Commit, options: LoadOptions) -> object
         if value is not ABSENT:
             state[entry.name] = value
     if not state and options.only is not None:
-        hint = nearest(options.only[0], seen) if options.only else "leave only out to load all"
+        hint = closest(options.only, seen) if options.only else "leave only out to load all"
         raise InvalidInput(f"nothing matches {', '.join(options.only)}", hint=hint)
     if not state and commit.components:
         raise InvalidInput(

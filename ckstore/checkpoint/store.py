@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 class CommitOptions:
     """What is said of a commit.
 
-    `branch` None means HEAD's; a new branch starts without a parent unless `parent`, a revision, is given.
-    `time_ns` counts from 1970 UTC. `tag` must be new. `preset` None means the repository's.
+    `branch` None means HEAD's; a new branch starts without a parent unless `parent`, a revision, is given. `time_ns`
+    counts from 1970 UTC; so does `recorded_ns`, the time now, where the commit's own is another. `tag` must be new.
+    `preset` None means the repository's. Without `allow_empty` a commit that changes nothing is refused.
     """
 
     time_ns: int
@@ -49,6 +50,8 @@ class CommitOptions:
     parent: str | None = None
     allow_pickle: bool = False
     preset: str | None = None
+    recorded_ns: int | None = None
+    allow_empty: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,12 @@ def store(
     plan = _plan(repository, commits, options)
     preset = repository.preset if options.preset is None else preset_named(options.preset)
     earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
+    recorded_ns = options.time_ns if options.recorded_ns is None else options.recorded_ns
     with Transaction(repository.store, preset) as transaction:
         trees = ingest(drafts, transaction, repository.store.workers, progress, earlier)
         check()
+        if not options.allow_empty:
+            _check_changed(commits, plan, trees)
         commit = Commit(
             components=tuple(Component(name, tree) for name, tree in trees.items()),
             parents=plan.parents,
@@ -110,7 +116,7 @@ def store(
             bare=bare,
         )
         id = transaction.put_meta(Kind.COMMIT, encode(commit))
-        written = transaction.publish("commit", options.time_ns, list(_moves(plan, options, id)))
+        written = transaction.publish("commit", recorded_ns, list(_moves(plan, options, id)))
     return CommitResult(
         id=id.hex(),
         branch=plan.branch,
@@ -143,6 +149,19 @@ def _earlier(
                         yield Candidate(component.name, read_tree(repository.store.objects, component.tree))
 
     return earlier_versions(candidates(), drafts, parents=bool(parents))
+
+
+def _check_changed(commits: Commits, plan: _Plan, trees: Mapping[str, bytes]) -> None:
+    """Raise `InvalidInput` where the branch is there and its tip holds the same, and the same is said of it."""
+    if plan.tip is None or len(plan.parents) != 1:
+        return
+    parent = commits.read_commit(plan.parents[0])
+    said = (plan.step, plan.epoch, plan.metrics)
+    same = said in ((parent.step, parent.epoch, parent.metrics), (None, None, ()))
+    if same and {entry.name: entry.tree for entry in parent.components} == dict(trees):
+        raise InvalidInput(
+            f"nothing has changed since {plan.parents[0].hex()[:12]}", hint="--allow-empty commits it all the same"
+        )
 
 
 def _moves(plan: _Plan, options: CommitOptions, id: bytes) -> Iterator[RefMove]:

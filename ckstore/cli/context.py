@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckstore.api import default_cache
+from ckstore.api import default_cache, now, settings_layers, user_settings_file
 from ckstore.cli.progress_line import ProgressLine
+from ckstore.config import Config, merge
+from ckstore.errors import InvalidInput, NoRepository
 from ckstore.progress import SILENT
 from ckstore.repository import Repository, open_repository
 
 if TYPE_CHECKING:
     from ckstore.progress import Progress
+
+MIN_WIDTH = 40
+"""Narrower terminals get lines that they wrap."""
 
 SCHEMA = 1
 """Version of the `--json` output."""
@@ -32,13 +38,57 @@ class Settings:
     folder: Path
     json: bool = False
     quiet: bool = False
+    verbose: bool = False
     progress: bool = True
+    color: str = "auto"
+    yes: bool = False
+    no_input: bool = False
     command: str = ""
 
     def open(self) -> Repository:
         """The repository in or above the folder. Raises `NoRepository`."""
         in_cache = os.environ.get("CKSTORE_INDEX") == "cache"
-        return open_repository(self.folder, default_cache(), search=True, index_in_cache=in_cache)
+        layers = settings_layers()
+        return open_repository(self.folder, default_cache(), search=True, index_in_cache=in_cache, layers=layers)
+
+    def config(self) -> Config:
+        """The settings that count here, with a repository or without."""
+        try:
+            with self.open() as repository:
+                return repository.config
+        except NoRepository:
+            return merge(settings_layers())
+
+    def user_file(self) -> Path:
+        """The user's own settings."""
+        return user_settings_file()
+
+    @property
+    def now_ns(self) -> int:
+        """The time in nanoseconds since 1970 UTC."""
+        return now()[0]
+
+    @property
+    def styled(self) -> bool | None:
+        """Whether text keeps its colors; None leaves it to whether it goes to a terminal."""
+        if self.color != "auto":
+            return self.color == "always"
+        return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+    @property
+    def width(self) -> int | None:
+        """How many characters a line may have; None where nobody looks at a terminal."""
+        if sys.stdout.isatty() or "COLUMNS" in os.environ:
+            return max(shutil.get_terminal_size().columns, MIN_WIDTH)
+        return None
+
+    def confirm(self, question: str, how: str) -> None:
+        """Go on only if the user says yes. Raises `InvalidInput`, with `how` to say yes, where nobody can be asked."""
+        if self.yes:
+            return
+        if self.no_input or self.json or not sys.stdin.isatty():
+            raise InvalidInput(f"this needs a yes: {question}", hint=how)
+        typer.confirm(question, abort=True)
 
     def bar(self) -> Progress:
         """What long work reports to: a line on the terminal, a line now and then elsewhere, or nothing."""
@@ -51,7 +101,7 @@ def settings(context: typer.Context, *, json_flag: bool = False) -> Settings:
     """The settings of this call; `--json` counts before and after the command."""
     found = context.obj
     assert isinstance(found, Settings)
-    return dataclasses.replace(found, json=found.json or json_flag, command=context.info_name or "")
+    return dataclasses.replace(found, json=found.json or json_flag, command=context.command.name or "")
 
 
 def emit(told: Settings, result: object, text: str) -> None:
@@ -60,7 +110,7 @@ def emit(told: Settings, result: object, text: str) -> None:
         document = {"schema": SCHEMA, "command": told.command, "result": jsonable(result)}
         typer.echo(json.dumps(document, indent=2, ensure_ascii=True))
     elif text and not told.quiet:
-        typer.echo(text, color=False if os.environ.get("NO_COLOR") else None)
+        typer.echo(text, color=told.styled)
 
 
 def jsonable(value: Any) -> Any:

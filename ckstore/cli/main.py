@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 import ckstore
-from ckstore.cli import commands, scanning
 from ckstore.cli.context import SCHEMA, Settings
-from ckstore.cli.demo import demo
+from ckstore.cli.group import Group
 from ckstore.errors import (
     Auth,
     CkstoreError,
@@ -38,9 +38,12 @@ EXIT_CODES: dict[type[CkstoreError], int] = {
 
 _INTERRUPTED = 130
 
+COMPLETING = "_CKSTORE_COMPLETE"
+"""Set by a shell that asks what could follow."""
+
 app = typer.Typer(
     name="ckstore",
-    help="git for training state: checkpoints as commits, deduplicated, bit-exact, safe under kill -9.",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,43 +57,46 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _color(when: str) -> str:
+    if when not in ("auto", "always", "never"):
+        raise InvalidInput(f"--color {when!r} is not known", hint="use auto, always or never")
+    return when
+
+
 @app.callback()
 def main(
     context: typer.Context,
-    repo: Annotated[Path, typer.Option("-C", "--repo", help="Work as if started in this folder.")] = Path(),
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Do not report progress.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    repo: Annotated[Path, typer.Option("-C", "--repo")] = Path(),
+    json_output: Annotated[bool, typer.Option("--json")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress")] = False,
+    color: Annotated[str, typer.Option("--color", callback=_color)] = "auto",
+    yes: Annotated[bool, typer.Option("-y", "--yes")] = False,
+    no_input: Annotated[bool, typer.Option("--no-input")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     """Checkpoints as commits: deduplicated, bit-exact, safe under kill -9."""
-    context.obj = Settings(repo, json_output, quiet, not no_progress)
-
-
-for _command in (
-    commands.init,
-    commands.commit,
-    commands.log,
-    commands.checkout,
-    commands.export,
-    commands.verify,
-    scanning.scan,
-    demo,
-):
-    app.command()(_command)
-app.command("import")(scanning.import_)
+    context.obj = Settings(repo, json_output, quiet, verbose, not no_progress, color, yes, no_input)
 
 
 def run() -> None:
     """The entry point: runs one command and exits with its code."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without the character must not end the command
     try:
-        app()
+        if COMPLETING in os.environ:
+            from typer.completion import completion_init  # type: ignore[attr-defined]  # the shells' scripts: only where one asks
+
+            completion_init()
+        sys.exit(app(prog_name="ckstore", standalone_mode=False))
     except CkstoreError as error:
         _fail(error.code, error.what, error.why, error.hint, error.retryable, _exit_code(error))
-    except KeyboardInterrupt:
+    except typer.TyperException as error:
+        _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has gone; what Python would flush at exit has nowhere to go.
@@ -107,7 +113,18 @@ def _exit_code(error: CkstoreError) -> int:
     return next((EXIT_CODES[cls] for cls in type(error).__mro__ if cls in EXIT_CODES), 1)
 
 
-def _fail(code: str, what: str, why: str | None, hint: str | None, retryable: bool, exit_code: int) -> None:
+def _usage(error: typer.TyperException) -> NoReturn:
+    """A command line that is none: what is wrong with it, and where to read on."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "ckstore"
+    message = error.format_message()
+    if not message and context is not None:  # no arguments at all
+        typer.echo(context.get_help())
+        sys.exit(0)
+    _fail("usage", message[:1].lower() + message[1:], None, f"{command} --help", False, 2)
+
+
+def _fail(code: str, what: str, why: str | None, hint: str | None, retryable: bool, exit_code: int) -> NoReturn:
     if os.environ.get("CKSTORE_DEBUG"):
         traceback.print_exc()
     if "--json" in sys.argv[1:]:

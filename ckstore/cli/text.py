@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -12,24 +12,36 @@ if TYPE_CHECKING:
 
     from ckstore.graph.history import CommitInfo
 
+
+class _Converted(Protocol):
+    """A result that says what a new file could not take."""
+
+    @property
+    def left_out(self) -> int: ...
+
+    @property
+    def left_out_paths(self) -> tuple[str, ...]: ...
+
+
 SHORT = 12
 """Hexadecimal digits of an id in text."""
 
 
-def oneline(commit: CommitInfo, head: str | None) -> str:
-    """Id, names, step, metrics and the first line of the message."""
+def oneline(commit: CommitInfo, head: str | None, marks: Sequence[str] = ()) -> str:
+    """Id, names, step, metrics, marks and the first line of the message."""
     parts = [typer.style(commit.id[:SHORT], fg="yellow")]
     if names(commit, head):
         parts.append(typer.style(f"({names(commit, head)})", fg="green"))
     if commit.step is not None:
         parts.append(f"step {commit.step}")
     parts += [typer.style(chip, fg="cyan") for chip in chips(commit)]
+    parts += [typer.style(f"[{mark}]", fg="magenta") for mark in marks]
     if commit.message:
         parts.append(printable(commit.message.splitlines()[0]))
     return "  ".join(parts)
 
 
-def full(commit: CommitInfo, head: str | None) -> str:
+def full(commit: CommitInfo, head: str | None, marks: Sequence[str] = ()) -> str:
     """All that is known of a commit, several lines."""
     named = f" ({names(commit, head)})" if names(commit, head) else ""
     lines = [typer.style(f"commit {commit.id}", fg="yellow") + typer.style(named, fg="green")]
@@ -38,8 +50,8 @@ def full(commit: CommitInfo, head: str | None) -> str:
     lines.append(f"Date:       {moment(commit)}")
     counts = [f"step {commit.step}"] if commit.step is not None else []
     counts += [f"epoch {commit.epoch}"] if commit.epoch is not None else []
-    if counts or commit.metrics:
-        lines.append("At:         " + "  ".join([*counts, *chips(commit)]))
+    if counts or commit.metrics or marks:
+        lines.append("At:         " + "  ".join([*counts, *chips(commit), *(f"[{mark}]" for mark in marks)]))
     lines.append("Components: " + ", ".join(printable(name) for name in commit.components))
     if commit.message:
         lines += ["", *(f"    {printable(line)}" for line in commit.message.splitlines())]
@@ -70,6 +82,19 @@ def moment(commit: CommitInfo) -> str:
         return f"{commit.time_ns} ns"
 
 
+def age(length_ns: float) -> str:
+    """How long ago, in the largest unit that fits: `5 min`, `3 d`."""
+    seconds = max(length_ns / 1e9, 0)
+    for limit, unit, name in ((90, 1, "s"), (90 * 60, 60, "min"), (36 * 3600, 3600, "h"), (60 * 86400, 86400, "d")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return (
+        f"{seconds / (30.44 * 86400):.0f} months"
+        if seconds < 2 * 365.25 * 86400
+        else f"{seconds / (365.25 * 86400):.0f} years"
+    )
+
+
 def printable(text: str) -> str:
     """Text without what could steer a terminal: it may come from a stranger's repository."""
     return "".join(char if char.isprintable() else "?" for char in text)
@@ -85,3 +110,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         ).rstrip()
         for row in (head, *rows)
     ]
+
+
+def left_out(result: _Converted) -> list[str]:
+    """What a new file could not take."""
+    if not result.left_out:
+        return []
+    more = ", ..." if result.left_out > len(result.left_out_paths) else ""
+    paths = ", ".join(map(printable, result.left_out_paths))
+    return [f"{result.left_out} values are no tensors and were left out: {paths}{more}"]

@@ -1,1 +1,1 @@
-"""Checkpoint files as trees: safetensors, torch.save archives, and anything else as plain bytes."""
+"""Checkpoint files as trees: torch.save, safetensors, GGUF, distributed folders; anything else as plain bytes."""

@@ -7,21 +7,22 @@ each of its parts is below that name. The shards of a model are one component, a
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.errors import Format
 from ckstore.files import dcp
 from ckstore.files.detect import parse
-from ckstore.files.join import side_by_side, under_keys
+from ckstore.files.join import depth, side_by_side, under_keys
 from ckstore.files.parsed import ParsedFile
 from ckstore.files.pt import WHOLE
 from ckstore.objects.commit import is_component_name
-from ckstore.objects.tree import children
+from ckstore.objects.tree import MAX_DEPTH, children
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from ckstore.files.source import Source
     from ckstore.objects.draft import Draft
 
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+_SHARD = re.compile(r"(?P<stem>.*[^/])-\d{5}-of-(?P<count>\d{5})")
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class _Part(NamedTuple):
 
 def bundle_file(name: str, source: Source, *, opaque: bool = False) -> Bundle:
     """One file: its parts are the components, as an in-memory commit of what it holds has them. Raises `Format`."""
-    parsed = parse(name, source, opaque=opaque)
-    if not all(map(is_component_name, parsed.components)):
-        parsed = parse(name, source, opaque=True)
+    parsed = _parsed(name, source, opaque=opaque)
     return Bundle(parsed.components, {name: parsed})
 
 
@@ -76,10 +75,17 @@ def bundle_files(sources: Mapping[str, Source], *, opaque: bool = False) -> Bund
     alone = [name for name in sources if name not in files]
     for name in alone:
         with _naming(name):
-            files[name] = parse(name, sources[name], opaque=opaque or not is_component_name(name))
+            files[name] = _parsed(name, sources[name], opaque=opaque or not is_component_name(name))
     for names in _shards(alone):
         parts += _joined(names, files) or [part for name in names for part in _parts(name, files[name])]
     return _assembled(files, parts)
+
+
+def _parsed(name: str, source: Source, *, opaque: bool) -> ParsedFile:
+    """A file's parts; as plain bytes where one of them has a name that no component may have."""
+    parsed = parse(name, source, opaque=opaque)
+    usable = all(map(is_component_name, parsed.components))
+    return parsed if usable else parse(name, source, opaque=True)
 
 
 @contextmanager
@@ -95,54 +101,77 @@ def _shards(names: Iterable[str]) -> list[list[str]]:
     """The names, those of one model's shards together."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        path = PurePosixPath(name)
-        match = _SHARD.fullmatch(path.stem)
-        key = (name,) if match is None else (str(path.with_name(match["stem"])), match["count"], path.suffix)
+        base, suffix = splitext(name)
+        match = _SHARD.fullmatch(base)
+        key = (name,) if match is None else (match["stem"], match["count"], suffix)
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 
 
 def _joined(names: list[str], files: Mapping[str, ParsedFile]) -> list[_Part] | None:
     """The shards of one model as one component; None where they are none."""
-    if len(names) < 2 or any(set(files[name].components) != {WHOLE} for name in names):
+    if len(names) < 2 or not all(_is_whole(files[name]) for name in names):
         return None
     joined = side_by_side([files[name].components[WHOLE] for name in names])
     if joined is None:
         return None
     draft, firsts = joined
-    path = PurePosixPath(names[0])
-    match = _SHARD.fullmatch(path.stem)
-    stem = str(path.with_name(match["stem"])) if match else path.stem
+    base, suffix = splitext(names[0])
+    match = _SHARD.fullmatch(base)
+    stem = base if match is None else match["stem"]
     places = [(name, WHOLE, first) for name, first in zip(names, firsts, strict=True)]
-    return [_Part(stem, stem + path.suffix, draft, places)]
+    return [_Part(stem, stem + suffix, draft, places)]
+
+
+def _is_whole(parsed: ParsedFile) -> bool:
+    """Whether the only component is all that the file holds."""
+    return not parsed.split and set(parsed.components) == {WHOLE}
 
 
 def _parts(name: str, parsed: ParsedFile) -> list[_Part]:
     """The components of a file among others: those it has where it is a whole checkpoint, else one."""
-    base = str(PurePosixPath(name).with_suffix(""))
+    base, _ = splitext(name)
     components = parsed.components
-    if sum(bool(draft.spans) and children(draft.entries[0][1]) > 0 for draft in components.values()) > 1:
+    holding = [draft for draft in components.values() if draft.spans and children(draft.entries[0][1]) > 0]
+    if not components:
+        return []
+    if _is_whole(parsed):
+        return [_Part(base, name, components[WHOLE], [(name, WHOLE, 0)])]
+    if len(holding) > 1 or any(depth(draft) >= MAX_DEPTH for draft in components.values()):
         return [
             _Part(f"{base}/{part}", f"{name}/{part}", draft, [(name, part, 0)]) for part, draft in components.items()
         ]
-    if set(components) == {WHOLE}:
-        return [_Part(base, name, components[WHOLE], [(name, WHOLE, 0)])]
-    if not components:
-        return []
     draft, firsts = under_keys(list(components.items()))
     return [_Part(base, name, draft, [(name, part, first) for part, first in zip(components, firsts, strict=True)])]
 
 
 def _assembled(files: Mapping[str, ParsedFile], parts: list[_Part]) -> Bundle:
     """The components under names that are told apart, and the files' segments on them."""
-    taken = Counter(part.name for part in parts)
     components: dict[str, Draft] = {}
     places: dict[tuple[str, str], tuple[str, int]] = {}
-    for part in parts:
-        name = part.name if taken[part.name] == 1 else part.longer
+    for name, part in zip(_told_apart(parts), parts, strict=True):
         components[name] = part.draft
         places |= {(file, component): (name, first) for file, component, first in part.places}
     return Bundle(components, {name: _placed(name, parsed, places) for name, parsed in files.items()})
+
+
+def _told_apart(parts: list[_Part]) -> list[str]:
+    """A name for each part: its own where no other has that, else the longer one, with a number where that is taken."""
+    count = Counter(part.name for part in parts)
+    taken = {name for name in count if count[name] == 1}
+    names = []
+    for part in parts:
+        name = part.name
+        if count[name] > 1:
+            name = next(name for name in _numbered(part.longer) if name not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}~{number}" for number in itertools.count(2))
 
 
 def _placed(name: str, parsed: ParsedFile, places: Mapping[tuple[str, str], tuple[str, int]]) -> ParsedFile:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import stat
+import posixpath
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckstore.errors import InvalidInput, NotFound
+from ckstore.errors import InvalidInput
+from ckstore.files.names import HERE, leads_inside
+from ckstore.files.source import regular, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 REPOSITORY = ".ckstore"
 """The folder a repository lives in: never part of what is committed."""
-
-HERE = "."
-"""The name of the folder that was named itself."""
 
 
 @dataclass(frozen=True)
@@ -41,66 +40,82 @@ def collect(paths: Sequence[Path]) -> Collected:
     if not paths:
         raise InvalidInput("nothing was named", hint="give a file or a folder")
     only = paths[0] if len(paths) == 1 else None
-    found = Collected(alone=only is not None and not only.is_dir())
+    found = Collected(alone=only is not None and not os.path.isdir(only))
     for path in paths:
-        name = HERE if path is only and not found.alone else path.absolute().name
+        name = HERE if path is only and not found.alone else os.path.basename(os.path.abspath(path))
         if name in found.files or name in found.folders:
             raise InvalidInput(f"two of the paths are named {name!r}", hint="commit the folder that holds them")
-        if path.is_dir():
-            _Walk(path, found).folder(path, name, ())
-        else:
-            found.files[name] = _checked(path)
+        _take(path, name, found)
     if not found.files:
         raise InvalidInput(f"there is no file in {paths[0]}", hint="check the path")
     return found
 
 
-class _Walk:
-    """Goes through one named folder."""
+def _take(path: Path, name: str, found: Collected) -> None:
+    """Take in what a person named."""
+    if not os.path.isdir(path):
+        regular(path)
+        found.files[name] = path
+        return
+    root = os.path.realpath(path)
+    if os.path.basename(root) == REPOSITORY or not name:
+        raise InvalidInput(f"{path} is no folder of checkpoints", hint="name the folder that holds them")
+    try:
+        _Walk(root, name, found).folder(path, name, ())
+    except RecursionError:
+        raise InvalidInput(f"{path} nests too deep", hint="name a folder further down") from None
 
-    def __init__(self, root: Path, found: Collected) -> None:
-        self._root = root.resolve()
+
+class _Walk:
+    """Goes through one named folder, which is called `name` in the commit and really is at `root`."""
+
+    def __init__(self, root: str, name: str, found: Collected) -> None:
+        self._root = root
+        self._name = name
         self._found = found
 
-    def folder(self, path: Path, name: str, above: tuple[str, ...]) -> None:
-        """Take in a folder; `above` are the real paths of those that led here, so that links cannot go in circles."""
-        real = os.path.realpath(path)
-        if real in above:
+    def folder(self, path: Path, name: str, above: tuple[tuple[int, int], ...]) -> None:
+        """Take in a folder; `above` tells those that led here, so that links cannot go in circles."""
+        try:
+            about = os.stat(path)
+            listed = os.listdir(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        here = about.st_dev, about.st_ino
+        if here in above:
             raise InvalidInput(f"{path} leads back to a folder that it is in", hint="remove that link")
-        self._found.folders[name] = path.stat()
-        for inner in sorted(_listed(path), key=os.fsencode):
-            self._entry(path / inner, inner if name == HERE else f"{name}/{inner}", (*above, real))
+        self._found.folders[name] = about
+        for inner in sorted(listed, key=os.fsencode):
+            self._entry(path / inner, inner if name == HERE else f"{name}/{inner}", (*above, here))
 
-    def _entry(self, path: Path, name: str, above: tuple[str, ...]) -> None:
-        if path.is_symlink():
-            target = path.resolve()
-            if target != self._root and target.is_relative_to(self._root):
-                self._found.links[name] = os.fsencode(os.path.relpath(target, path.parent.resolve()))
+    def _entry(self, path: Path, name: str, above: tuple[tuple[int, int], ...]) -> None:
+        called = path.name
+        if os.path.islink(path):
+            target = os.path.realpath(path)
+            text = self._kept(path, name, target)
+            if text is not None:
+                self._found.links[name] = os.fsencode(text)
                 return
-        if not path.is_dir():
-            self._found.files[name] = _checked(path)
-        elif path.name != REPOSITORY:
+            called = os.path.basename(target)
+        if not os.path.isdir(path):
+            regular(path)
+            self._found.files[name] = path
+        elif REPOSITORY not in (path.name, called):
             self.folder(path, name, above)
 
+    def _kept(self, path: Path, name: str, target: str) -> str | None:
+        """What a link says that leads to another place in the folder; None for one that is followed.
 
-def _listed(path: Path) -> Iterator[str]:
-    try:
-        with os.scandir(path) as entries:
-            yield from (entry.name for entry in entries)
-    except OSError as error:
-        raise InvalidInput(f"cannot read the folder {path}: {error.strerror}") from error
-
-
-def _checked(path: Path) -> Path:
-    """`path`, once it is known to lead to a regular file."""
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise InvalidInput(f"the link {path} leads nowhere", hint="remove it, or bring back its target") from None
-        raise NotFound(f"no file {path}", hint="check the path") from None
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    if not stat.S_ISREG(about.st_mode):
-        raise InvalidInput(f"{path} is no regular file", hint="write it to a file first")
-    return path
+        Its own text, unless that only leads there from where the folder is now.
+        """
+        inside = os.path.relpath(target, self._root)
+        steps = inside.split("/")
+        if steps[0] in (HERE, "..") or REPOSITORY in steps or not os.path.exists(target):
+            return None
+        text = os.readlink(path)
+        folder = posixpath.dirname(f"/{name}")
+        top = "/" if self._name == HERE else f"/{self._name}"
+        down = posixpath.relpath(posixpath.join(folder, text), top)
+        if leads_inside(name, text) and down[:2] != ".." and os.path.realpath(f"{self._root}/{down}") == target:
+            return text
+        return posixpath.relpath(posixpath.join(top, inside), folder)

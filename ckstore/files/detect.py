@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckstore.files import gguf, legacy, pt, safetensors
 from ckstore.files import opaque as plain
-from ckstore.files import pt, safetensors
 
 if TYPE_CHECKING:
     from ckstore.files.parsed import ParsedFile
@@ -22,5 +22,8 @@ def parse(name: str, source: Source, *, opaque: bool = False) -> ParsedFile:
         return plain.parse(source)
     if name.lower().endswith(".safetensors"):
         return safetensors.parse(source)
-    parsed = pt.parse(source)
-    return plain.parse(source) if parsed is None else parsed
+    for parse_known in (pt.parse, legacy.parse, gguf.parse):
+        parsed = parse_known(source)
+        if parsed is not None:
+            return parsed
+    return plain.parse(source)

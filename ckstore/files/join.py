@@ -50,6 +50,21 @@ def side_by_side(drafts: Sequence[Draft]) -> tuple[Draft, list[int]] | None:
     return joined, firsts
 
 
+def depth(draft: Draft) -> int:
+    """How many containers lie inside one another, at most."""
+    deepest = 0
+    left: list[int] = []  # children still to come, for each open container
+    for _, value in draft.entries:
+        if left:
+            left[-1] -= 1
+        if count := children(value):
+            left.append(count)
+            deepest = max(deepest, len(left))
+        while left and not left[-1]:
+            left.pop()
+    return deepest
+
+
 _PLAIN = frozenset({"dict", "OrderedDict"})
 
 

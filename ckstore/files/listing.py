@@ -7,8 +7,9 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from ckstore.errors import InvalidInput
 from ckstore.objects.draft import Draft, DraftBlob, DraftTensor
-from ckstore.objects.plain import to_key
+from ckstore.objects.plain import NOT_PLAIN, to_key
 from ckstore.objects.tree import Dict, File, Folder, Link, Segment
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def files_draft(
     draft = Draft([(None, Dict("dict", len(sources) + len(folders) + len(links)))])
     for name in sorted([*sources, *folders, *links], key=lambda name: name.encode("utf-8", "surrogateescape")):
         key: Key = to_key(name)  # type: ignore[assignment]
+        if key is NOT_PLAIN:
+            raise InvalidInput(f"the name {name[:80]!a}... is too long", hint="commit a folder further down")
         if name in sources:
             draft.entries.append((key, _file(sources[name], bundle.files[name], owners)))
         elif name in folders:

@@ -35,12 +35,13 @@ class ParsedFile:
     """A file as trees and gaps.
 
     Its bytes are those of `segments` one after another; gap bytes are taken in order from `gaps`, the ranges
-    (start, stop) of the file that no span covers.
+    (start, stop) of the file that no span covers. `split` says that the components are the entries of a dict.
     """
 
     components: dict[str, Draft]
     segments: list[DraftSegment]
     gaps: list[tuple[int, int]]
+    split: bool = False
 
 
 class Claim(NamedTuple):

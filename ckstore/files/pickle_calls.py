@@ -82,10 +82,19 @@ def build(target: object, state: object, limits: Limits) -> None:
 def persistent(identity: object) -> object:
     """The storage that torch calls `identity`."""
     match identity:
-        case ("storage", GlobalRef(module="torch" | "torch.storage", name=name), str(key), str(), int(count)):
-            if name in STORAGE_DTYPE and count >= 0:
-                return StorageRef(key, STORAGE_DTYPE[name], count)
+        case ("storage", kind, str(key), str(), int(count)):
+            found = storage_ref(kind, key, count)
+            if found is not None:
+                return found
     return Call(_PERSISTENT, (identity,))
+
+
+def storage_ref(kind: object, key: str, count: int) -> StorageRef | None:
+    """The storage of the class `kind` with `count` elements; None where that is not known."""
+    match kind:
+        case GlobalRef(module="torch" | "torch.storage", name=name) if name in STORAGE_DTYPE and count >= 0:
+            return StorageRef(key, STORAGE_DTYPE[name], count)
+    return None
 
 
 def add_all(target: set[object], items: Iterable[object], limits: Limits) -> set[object]:

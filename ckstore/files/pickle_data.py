@@ -7,16 +7,17 @@ The machine is that of the `pickle` module: a stack, marks and a memo. A global 
 from __future__ import annotations
 
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ckstore.errors import CkstoreError
 from ckstore.files import pickle_calls
 from ckstore.files.parsed import damaged
-from ckstore.files.pickle_literals import LITERALS, length4
+from ckstore.files.pickle_literals import LITERALS, length1, length4, length8
 from ckstore.files.pickle_values import Call, KnownDeque, NotUnderstoodError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ckstore.files.pickle_limits import Limits
 
@@ -26,34 +27,68 @@ MAX_OPCODES = 20_000_000
 _MAX_PROTOCOL = 5
 _MAX_NAME = 1024
 _STOP = ord(".")
+_GLOBAL = ord("c")
 
 _OTHER_OPCODES = frozenset(b"ILSVFTUPipgo\x82\x83\x84\x97\x98")
 """Opcodes of protocols 0 and 1, of the extension registry and of out-of-band buffers: real, but not read."""
 
 
-def load(data: memoryview, limits: Limits) -> object:
+def load(data: memoryview, limits: Limits, persistent: Callable[[object], object] = pickle_calls.persistent) -> object:
     """The value that the pickle `data` describes, as `pickle_values` says.
 
-    Parts may be shared, and containers may contain themselves. Raises `Format` where the bytes are no pickle
-    or go past `limits`, and NotUnderstoodError for opcodes that are not read.
+    `persistent` gives the value that an id stands for. Parts may be shared, and containers may contain
+    themselves. Raises `Format` where the bytes are no pickle or go past `limits`, and NotUnderstoodError for
+    opcodes that are not read.
     """
-    machine = _Machine(data, limits)
+    with _telling_damage():
+        return _Machine(data, limits, persistent).run()
+
+
+def stop_of(data: memoryview, position: int) -> int:
+    """Where the pickle that begins at `position` ends. Nothing is made of its values. Raises as `load` does."""
+    fixed = _FIXED
+    with _telling_damage():
+        for _ in range(MAX_OPCODES):
+            code = data[position]
+            position += 1
+            if code in fixed:
+                position += fixed[code]
+            elif code in _PREFIXED:
+                length, position = _PREFIXED[code](data, position)
+                position += length
+            elif code == _GLOBAL:
+                _, _, position = _global_names(data, position)
+            elif code == _STOP:
+                return position
+            else:
+                raise _unread_error(code, position - 1)
+    raise _too_long()
+
+
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    """What bytes that are no pickle lead to, as `Format`."""
     try:
-        return machine.run()
+        yield
     except (CkstoreError, NotUnderstoodError):
         raise
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise damaged("the pickle in the file is damaged", str(error)[:200]) from error
 
 
+def _too_long() -> CkstoreError:
+    return damaged(f"the pickle in the file has more than {MAX_OPCODES} opcodes")
+
+
 class _Machine:
     """The stack machine. What is popped under the last mark is an IndexError, an unknown memo slot a KeyError."""
 
-    __slots__ = ("_data", "_limits", "_marked", "_memo", "_stack")
+    __slots__ = ("_data", "_limits", "_marked", "_memo", "_persistent", "_stack")
 
-    def __init__(self, data: memoryview, limits: Limits) -> None:
+    def __init__(self, data: memoryview, limits: Limits, persistent: Callable[[object], object]) -> None:
         self._data = data
         self._limits = limits
+        self._persistent = persistent
         self._stack: list[object] = []
         self._marked: list[list[object]] = []
         self._memo: dict[int, object] = {}
@@ -72,7 +107,7 @@ class _Machine:
                 return self._stack.pop()
             else:
                 position = operations.get(code, _unread)(self, position)
-        raise damaged(f"the pickle in the file has more than {MAX_OPCODES} opcodes")
+        raise _too_long()
 
     def protocol(self, at: int) -> int:
         if self._data[at] > _MAX_PROTOCOL:
@@ -211,10 +246,9 @@ class _Machine:
         return at
 
     def global_(self, at: int) -> int:
-        line = bytes(self._data[at : at + _MAX_NAME])
-        module, name, _ = line.split(b"\n", 2)
+        module, name, at = _global_names(self._data, at)
         self._stack.append(pickle_calls.global_ref(module.decode(), name.decode()))
-        return at + len(module) + len(name) + 2
+        return at
 
     def stack_global(self, at: int) -> int:
         name, module = self._stack.pop(), self._stack.pop()
@@ -248,15 +282,25 @@ class _Machine:
         return at
 
     def persistent(self, at: int) -> int:
-        self._stack[-1] = pickle_calls.persistent(self._stack[-1])
+        self._stack[-1] = self._persistent(self._stack[-1])
         return at
 
 
+def _global_names(data: memoryview, at: int) -> tuple[bytes, bytes, int]:
+    """The two lines of a global at `at`, and the position after them."""
+    line = bytes(data[at : at + _MAX_NAME])
+    module, name, _ = line.split(b"\n", 2)
+    return module, name, at + len(module) + len(name) + 2
+
+
 def _unread(machine: _Machine, at: int) -> int:
-    code = machine._data[at - 1]
+    raise _unread_error(machine._data[at - 1], at - 1)
+
+
+def _unread_error(code: int, at: int) -> Exception:
     if code in _OTHER_OPCODES:
-        raise NotUnderstoodError(f"opcode {code:#x}")
-    raise ValueError(f"byte {at - 1} is no opcode: {code:#x}")
+        return NotUnderstoodError(f"opcode {code:#x}")
+    return ValueError(f"byte {at} is no opcode: {code:#x}")
 
 
 _OPERATIONS: dict[int, Callable[[_Machine, int], int]] = {
@@ -283,7 +327,7 @@ _OPERATIONS: dict[int, Callable[[_Machine, int], int]] = {
     0x85: _Machine.tuple1,
     0x86: _Machine.tuple2,
     0x87: _Machine.tuple3,
-    ord("c"): _Machine.global_,
+    _GLOBAL: _Machine.global_,
     0x93: _Machine.stack_global,
     ord("R"): _Machine.reduce,
     0x81: _Machine.new_object,
@@ -291,3 +335,13 @@ _OPERATIONS: dict[int, Callable[[_Machine, int], int]] = {
     ord("b"): _Machine.build,
     ord("Q"): _Machine.persistent,
 }
+
+_PREFIXED = (
+    dict.fromkeys(b"\x8aC\x8c", length1) | dict.fromkeys(b"\x8bXB", length4) | dict.fromkeys(b"\x8d\x8e\x96", length8)
+)
+"""Opcodes that their argument's length follows -> how that is read."""
+
+_FIXED = dict.fromkeys({*LITERALS, *_OPERATIONS} - {*_PREFIXED, _GLOBAL}, 0) | dict(
+    zip(b"\x80\x95hjqrKMJG", (1, 8, 1, 4, 1, 4, 1, 2, 4, 8), strict=True)
+)
+"""Opcodes whose argument always has as many bytes -> how many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckstore.files import pickle_data
@@ -12,6 +13,9 @@ from ckstore.files.pickle_values import NotUnderstoodError, Size
 from ckstore.files.pt_draft import to_draft
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckstore.files.archive import Region
     from ckstore.files.source import Source
 
 __all__ = ["MAGIC", "parse"]
@@ -34,24 +38,30 @@ def parse(source: Source) -> ParsedFile | None:
         return None
     pickle = data[archive.pickle.start : archive.pickle.start + archive.pickle.length]
     limits = Limits(pickle.nbytes)
-    components = {}
-    claims: list[Claim] = []
     try:
-        for name, value in _parts(pickle_data.load(pickle, limits)).items():
-            components[name], claimed = to_draft(name, value, source, archive.storages, limits)
-            claims += claimed
+        return as_components(pickle_data.load(pickle, limits), source, archive.storages, limits)
     except NotUnderstoodError:
         return None
-    return assemble(data.nbytes, components, claims)
 
 
-def _parts(root: object) -> dict[str, object]:
-    """The components: the top entries of a checkpoint, or the whole where it is a bare state dict or no dict."""
+def as_components(root: object, source: Source, storages: Mapping[str, Region], limits: Limits) -> ParsedFile:
+    """The file whose pickle holds `root` and whose storages lie where `storages` says. Raises as `to_draft` does."""
+    components = {}
+    claims: list[Claim] = []
+    parts = _parts(root)
+    for name, value in ({WHOLE: root} if parts is None else parts).items():
+        components[name], claimed = to_draft(name, value, source, storages, limits)
+        claims += claimed
+    return replace(assemble(source.size_bytes, components, claims), split=parts is not None)
+
+
+def _parts(root: object) -> dict[str, object] | None:
+    """The top entries of a checkpoint; None where it is a bare state dict or no dict, and thus one component."""
     if type(root) is dict and any(_is_container(value) for value in root.values()):
         named = {key: value for key, value in root.items() if type(key) is str}
         if len(named) == len(root):
             return named
-    return {WHOLE: root}
+    return None
 
 
 def _is_container(value: object) -> bool:

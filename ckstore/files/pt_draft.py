@@ -26,7 +26,7 @@ from ckstore.objects.encoding import encode
 from ckstore.objects.extent import Extents
 from ckstore.objects.leaf import Device, Dtype, FilePath, NumpyScalar
 from ckstore.objects.plain import NOT_PLAIN, to_key, to_leaf
-from ckstore.objects.tree import MAX_DEPTH, Deque, Dict, Entry, List, Set, Tuple, dotted, row_major
+from ckstore.objects.tree import ATTRIBUTES, MAX_DEPTH, Deque, Dict, Entry, List, Set, Tuple, dotted, row_major
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     """Key in the tree, name in paths, value."""
 
 _LEAVES = (Device, FilePath, NumpyScalar)
-_ATTRIBUTES = "<attributes>"
 
 
 def to_draft(
@@ -122,7 +121,7 @@ class _Builder:
     def _known_items(self, value: KnownDict) -> Iterator[Child]:
         yield from self._items(value)
         if value.attributes:
-            yield None, _ATTRIBUTES, value.attributes
+            yield None, ATTRIBUTES, value.attributes
 
     def _add_sequence(self, key: Key, value: list[object] | tuple[object, ...]) -> None:
         count = len(value)

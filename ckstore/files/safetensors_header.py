@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _CODES = {dtype: code for code, dtype in SAFETENSORS_DTYPE.items()}
 _ALIGN = 8
+_METADATA = "__metadata__"
 
 
 class Described(NamedTuple):
@@ -32,14 +33,16 @@ def new_header(tensors: Sequence[Described]) -> tuple[bytes, list[int]]:
     """The bytes before the first tensor, and the positions of `tensors` in the order in which they follow.
 
     As the safetensors library orders them: the widest elements first, so that each begins at a multiple of its
-    element's size. Raises `InvalidInput` for a dtype that the format has not, or a name given twice.
+    element's size. Raises `InvalidInput` for a dtype or name that the format has not, or a name given twice.
     """
     names = [tensor.name for tensor in tensors]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidInput(f"two tensors would both be named {twice!r}", hint="use --format pt, or --only")
+    if _METADATA in names:
+        raise InvalidInput(f"no tensor in safetensors may be named {_METADATA}", hint="use --format pt, or --only")
     order = sorted(range(len(tensors)), key=lambda number: (-ITEM_SIZE[tensors[number].dtype], names[number]))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {_METADATA: {"format": "pt"}}
     position = 0
     for number in order:
         tensor = tensors[number]

@@ -103,7 +103,7 @@ class Files:
                 mapping = self._open.get(source)
                 try:
                     about = os.stat(source.path if mapping is None else mapping.file.fileno())
-                except FileNotFoundError:
+                except OSError:
                     raise _changed(source.path) from None
                 if _identity(about) != _identity(source.about):
                     raise _changed(source.path)
@@ -151,26 +151,50 @@ def _slice(source: Source, begin: int, end: int, start: int, stop: int) -> memor
     return source.view()[begin:end][start:stop]
 
 
-def _open(path: Path) -> tuple[BufferedReader, os.stat_result]:
+def regular(path: Path) -> os.stat_result:
+    """What `os.stat` says of the file at `path`. Raises `NotFound`, `InvalidInput` for what is no regular file."""
     try:
         about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):  # before it is opened: opening a pipe waits for a writer
-            raise InvalidInput(f"{path} is no regular file", hint="write it to a file first")
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise InvalidInput(f"the link {path} leads nowhere", hint="remove it, or bring back its target") from None
+        raise NotFound(f"no file {path}", hint="check the path") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(about.st_mode):
+        raise InvalidInput(f"{path} is no regular file", hint="write it to a file first")
+    return about
+
+
+def unreadable(path: object, error: OSError | ValueError) -> InvalidInput:
+    """The error for a path that the system does not let us read, or that cannot be one (`ValueError`)."""
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return InvalidInput(f"cannot read {path}: {why}", hint="check the path and its permissions")
+
+
+def _open(path: Path) -> tuple[BufferedReader, os.stat_result]:
+    regular(path)  # before it is opened: opening a pipe waits for a writer
+    try:
         file = path.open("rb")
     except FileNotFoundError:
         raise NotFound(f"no file {path}", hint="check the path") from None
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     return file, os.fstat(file.fileno())
 
 
 def _map(file: BufferedReader, about: os.stat_result) -> _Mapping:
+    """The mapping of an open file, which is closed where it cannot be mapped."""
     if not about.st_size:
         return _Mapping(file, memoryview(b""))
     try:
         mapped = mmap.mmap(file.fileno(), about.st_size, access=mmap.ACCESS_READ)
     except ValueError:
+        file.close()
         raise _changed(file.name) from None
+    except OSError as error:
+        file.close()
+        raise unreadable(file.name, error) from error
     return _Mapping(file, memoryview(mapped))
 
 

@@ -2,15 +2,17 @@
 
 main  heads/main      the tip of a branch          last              the newest commit of all
 v1  tags/v1           a tag                        best:METRIC:min   the best of all by a metric (or max)
-HEAD                  the current branch's tip     step:12000        the newest one of that step
-3f9c2a1               an id's first digits (4+)    @2h               the newest one at least so old
-REV~3  REV^  REV^2    the third parent back, the first parent, the second parent
+HEAD                  the current branch's tip     best:METRIC       the same, where settings say which way
+3f9c2a1               an id's first digits (4+)    step:12000        the newest one of that step
+REV~3  REV^  REV^2    third parent back, first     @2h               the newest one at least so old
+                      parent, second parent
 """
 
 from __future__ import annotations
 
 import math
 import re
+import shlex
 from typing import TYPE_CHECKING, Protocol
 
 from ckstore.errors import InvalidInput, NoRevision
@@ -32,10 +34,14 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\@\x7f]|\.\.|//|^[-/.]|[/.]$|\.lock$")
 _RESERVED = frozenset({"HEAD", "last"})
 _REF_LIMIT = 200
+_MOST_NAMES = 10
 
 
 class Commits(Protocol):
-    """What revisions are resolved against. Refs are by full name: `heads/main`, `tags/v1`."""
+    """What revisions are resolved against. Refs are by full name: `heads/main`, `tags/v1`.
+
+    `metric_mode` says which way a metric is better, `min` or `max`; None where nobody said.
+    """
 
     @property
     def head(self) -> bytes | None: ...
@@ -46,6 +52,8 @@ class Commits(Protocol):
     def read_commit(self, id: bytes) -> Commit: ...
 
     def ids_beginning(self, prefix: str) -> list[bytes]: ...
+
+    def metric_mode(self, metric: str, /) -> str | None: ...
 
 
 def resolve(revision: str, commits: Commits, now_ns: int) -> bytes:
@@ -143,18 +151,35 @@ def _at_step(base: str, commits: Commits) -> bytes:
 
 
 def _best(base: str, commits: Commits) -> bytes:
-    metric, _, mode = base.removeprefix("best:").rpartition(":")
-    if mode not in ("min", "max") or not metric:
-        raise InvalidInput(f"{base!r} does not say what is better", hint=f"write {base}:min or {base}:max")
+    metric, mode = _metric(base)
+    known = list(ancestry(commits.refs.values(), commits.read_commit))
+    names = sorted({entry.name for _, commit in known for entry in commit.metrics})
+    if mode is None and metric in names:
+        mode = commits.metric_mode(metric)
+        if mode is None:
+            setting = shlex.quote(f"metrics.{metric}")
+            raise InvalidInput(
+                f"{base!r} does not say what is better",
+                hint=f"write {base}:min or {base}:max, or once for all `ckstore config set {setting} min`",
+            )
     sign = 1 if mode == "min" else -1
     best: tuple[float, bytes] | None = None
-    names: set[str] = set()
-    for id, commit in ancestry(commits.refs.values(), commits.read_commit):
+    for id, commit in known:
         for entry in commit.metrics:
-            names.add(entry.name)
             value = sign * bits_float(entry.bits)
             if entry.name == metric and not math.isnan(value) and (best is None or value < best[0]):
                 best = (value, id)
     if best is None:
-        raise NoRevision(f"no commit has the metric {metric!r}", hint=nearest(metric, sorted(names)))
+        others = f"known are {', '.join(names[:_MOST_NAMES])}" if names else None
+        raise NoRevision(f"no commit has the metric {metric!r}", hint=nearest(metric, names) or others)
     return best[1]
+
+
+def _metric(base: str) -> tuple[str, str | None]:
+    """The metric that `best:...` names, and the mode if it says one. Raises `InvalidInput`."""
+    text = base.removeprefix("best:")
+    metric, _, mode = text.rpartition(":")
+    named = mode in ("min", "max")
+    if not (metric if named else text):
+        raise InvalidInput(f"{base!r} names no metric", hint="write best:val/loss:min")
+    return (metric, mode) if named else (text, None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckstore.objects.encoding import encode
+from ckstore.objects.tree import Entry
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -69,18 +72,23 @@ def same(left: Draft, right: Draft) -> bool:
     return (
         len(left.entries) == len(right.entries)
         and len(left.spans) == len(right.spans)
-        and all(
-            k == other_k and _same_value(v, other_v)
-            for (k, v), (other_k, other_v) in zip(left.entries, right.entries, strict=True)
-        )
+        and all(_same_entry(one, other) for one, other in zip(left.entries, right.entries, strict=True))
         and all(_same_bytes(one, other) for one, other in zip(left.spans, right.spans, strict=True))
     )
 
 
-def _same_value(left: object, right: object) -> bool:
-    if isinstance(left, DraftBlob) and isinstance(right, DraftBlob):
-        return left.make(b"") == right.make(b"") and _same_bytes(left, right)
-    return left == right
+def _same_entry(
+    left: tuple[Key, Value | DraftTensor | DraftBlob], right: tuple[Key, Value | DraftTensor | DraftBlob]
+) -> bool:
+    """By their canonical bytes: to Python 1 and True are equal."""
+    (key, value), (other_key, other) = left, right
+    if isinstance(value, DraftBlob) and isinstance(other, DraftBlob):
+        if not _same_bytes(value, other):
+            return False
+        value, other = value.make(b""), other.make(b"")
+    if isinstance(value, (DraftTensor, DraftBlob)) or isinstance(other, (DraftTensor, DraftBlob)):
+        return value == other and encode(Entry(key, None)) == encode(Entry(other_key, None))
+    return encode(Entry(key, value)) == encode(Entry(other_key, other))
 
 
 def _same_bytes(left: Span | DraftBlob, right: Span | DraftBlob) -> bool:

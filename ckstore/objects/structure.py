@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from ckstore.errors import Format
+from ckstore.errors import Format, nearest
 from ckstore.objects.tree import Alias, Node, Tensor, children, dotted, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckstore.objects.tree import Tree
+
+__all__ = ["Structure", "nearest"]
 
 
 class Structure:
@@ -68,9 +69,3 @@ class Structure:
             if node.ordinal not in found and any(fnmatchcase(path, pattern) for pattern in patterns):
                 found.update(self.below(node.ordinal))
         return found
-
-
-def nearest(wanted: str, known: Sequence[str]) -> str | None:
-    """A hint that names the closest of `known`, or None."""
-    close = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    return f"did you mean {', '.join(close)}?" if close else None

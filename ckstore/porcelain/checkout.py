@@ -1,22 +1,21 @@
-"""checkout: write a commit to the disk, or move HEAD to a branch."""
+"""checkout: write a commit's files, or its state, to the disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckstore.checkpoint.committed_files import committed_files, matching, write_files
+from ckstore.checkpoint.committed_files import committed_files, matching, plan_files, write_files
 from ckstore.checkpoint.convert import FORMATS, convert
-from ckstore.errors import InvalidInput, NoRevision
-from ckstore.objects.structure import nearest
+from ckstore.checkpoint.targets import check_free
+from ckstore.errors import InvalidInput
 from ckstore.progress import SILENT
-from ckstore.storage.record import HEAD, HEADS, RefMove, Symbolic
-from ckstore.storage.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ckstore.checkpoint.committed_files import CommittedFiles
     from ckstore.progress import Progress
     from ckstore.repository import Repository
 
@@ -27,7 +26,8 @@ class CheckoutOptions:
 
     `only` selects files by name (`*.json`, `model-0*`) or, where none is named so, tensors and values by dotted path
     (`model.*`). `format` (pt, safetensors) asks for a new file of that kind; None means the files as they were
-    committed, or else what the end of `output` says. `force` replaces what is there.
+    committed; but where `output` ends in `.pt` or `.safetensors` and no single file of that kind was asked for, what
+    that says. `force` replaces what is there.
     """
 
     output: Path
@@ -35,14 +35,6 @@ class CheckoutOptions:
     only: Sequence[str] | None = None
     format: str | None = None
     force: bool = False
-
-
-@dataclass(frozen=True)
-class SwitchResult:
-    """HEAD now stands on `branch`; `before` names the branch it left."""
-
-    branch: str
-    before: str | None
 
 
 @dataclass(frozen=True)
@@ -59,20 +51,6 @@ class CheckoutResult:
     left_out_paths: tuple[str, ...] = ()
 
 
-def switch(repository: Repository, branch: str, time_ns: int) -> SwitchResult:
-    """Move HEAD to an existing branch. Raises `NoRevision`, `Conflict`."""
-    commits = repository.commits()
-    if branch not in commits.branches:
-        hint = nearest(branch, list(commits.branches)) or f"`ckstore checkout {branch} -o PATH` writes a commit's files"
-        raise NoRevision(f"no branch {branch!r}", hint=hint)
-    old, new = commits.targets.get(HEAD), Symbolic(HEADS + branch)
-    if old != new:
-        with Transaction(repository.store) as transaction:
-            transaction.publish("checkout", time_ns, [RefMove(HEAD, old, new)])
-    before = old.name.removeprefix(HEADS) if isinstance(old, Symbolic) else None
-    return SwitchResult(branch, before)
-
-
 def checkout(
     repository: Repository, revision: str, options: CheckoutOptions, progress: Progress = SILENT
 ) -> CheckoutResult:
@@ -86,14 +64,11 @@ def checkout(
     names = [] if found is None else list(found.files)
     if options.only is not None:
         names = matching(names, options.only)
-    format = options.format
-    if format is None and names and found is not None:
-        named = options.only is not None and len(names) == 1 and names[0] in options.only
-        as_file = named or found.alone
-        written = write_files(found, names, options.output, progress, as_file=as_file, force=options.force)
-        return CheckoutResult(id.hex(), tuple(written))
-    if format is None:
-        format = options.output.suffix.removeprefix(".")
+    format = _format(options, found, names)
+    if found is not None and format is None:
+        as_file = found.alone or _is_single(options, names)
+        targets = plan_files(found, names, options.output, as_file=as_file, force=options.force)
+        return CheckoutResult(id.hex(), tuple(write_files(found, targets, progress)))
     if format not in FORMATS:
         short = id.hex()[:12]
         why = f"nothing in it is named {', '.join(options.only)}" if found is not None and options.only else None
@@ -105,8 +80,7 @@ def checkout(
     target = options.output
     if target.is_dir():
         target = target / f"{id.hex()[:12]}.{format}"
-    if target.exists() and not options.force:
-        raise InvalidInput(f"{target} exists", hint="choose another -o PATH, or --force to replace it")
+    check_free(target, force=options.force)
     made = convert(repository, commit, target, format, options.only, progress)
     return CheckoutResult(
         id.hex(),
@@ -115,3 +89,29 @@ def checkout(
         left_out=made.left_out,
         left_out_paths=made.left_out_paths,
     )
+
+
+def _format(options: CheckoutOptions, found: CommittedFiles | None, names: Sequence[str]) -> str | None:
+    """The format of the new file that is asked for; None for files as they were committed."""
+    if options.format is not None:
+        return options.format
+    if found is None or not names:
+        return options.output.suffix.removeprefix(".")
+    said = _says_format(options)
+    as_it_is = (found.alone or _is_single(options, names)) and names[0].endswith(".safetensors") == (
+        said == "safetensors"
+    )
+    return None if said is None or as_it_is else said
+
+
+def _says_format(options: CheckoutOptions) -> str | None:
+    """The format that the name of the new file has at its end, if that is no folder."""
+    suffix = options.output.suffix.removeprefix(".")
+    return suffix if suffix in FORMATS and not options.output.is_dir() else None
+
+
+def _is_single(options: CheckoutOptions, names: Sequence[str]) -> bool:
+    """Whether one file was asked for, by its name or where the output's name cannot be a folder's."""
+    if options.only is None or len(names) != 1:
+        return False
+    return names[0] in options.only or _says_format(options) is not None

@@ -45,6 +45,7 @@ class ImportOptions:
     """
 
     folder: Path
+    now_ns: int
     patterns: Sequence[str] = ()
     branch: str | None = None
     metric_from: str | None = None
@@ -168,6 +169,7 @@ def _store(repository: Repository, plan: ImportPlan, entry: ImportEntry, progres
         epoch=entry.facts.epoch,
         branch=plan.branch,
         preset=options.preset,
+        recorded_ns=options.now_ns,
     )
     return store_files(repository, [entry.path], said, Part(progress), opaque=options.opaque)
 

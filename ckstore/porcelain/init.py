@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckstore import durable
 from ckstore.codec.preset import preset_named
-from ckstore.config import Config
+from ckstore.config import initial
 from ckstore.graph.revision import check_ref_name
 from ckstore.storage import store
 from ckstore.storage.layout import FOLDER
@@ -30,9 +30,9 @@ def init(folder: Path, branch: str = "main", preset: str | None = None) -> InitR
 
     `preset` is how a new one stores chunks unless a commit says otherwise. Raises `InvalidInput`.
     """
-    config = None if preset is None else Config(preset_named(preset).name)
+    settings = "" if preset is None else initial(preset_named(preset).name)
     check_ref_name(branch, "branch")
     created = not (folder / FOLDER).exists()
     durable.make_folder(folder)
-    store.create(folder.absolute(), HEADS + branch, config)
+    store.create(folder.absolute(), HEADS + branch, settings)
     return InitResult(folder, created)

@@ -11,6 +11,7 @@ from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
 from ckstore.storage.index import View
+from ckstore.storage.verified import write_verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,10 +45,13 @@ class VerifyResult:
         return not self.findings
 
 
-def verify(repository: Repository, progress: Progress = SILENT, *, read_data: bool = False) -> VerifyResult:
+def verify(
+    repository: Repository, progress: Progress = SILENT, *, read_data: bool = False, now_ns: int | None = None
+) -> VerifyResult:
     """Check journal, packs against index, and that every commit's objects are known; with `read_data`, all bytes.
 
-    Changes nothing and never raises for damage: it becomes a Finding.
+    Changes nothing and never raises for damage: it becomes a Finding. What packs were read and found sound is noted
+    with the time `now_ns`, for `status`.
     """
     commits = repository.commits()
     findings = list(_journal(repository))
@@ -57,6 +61,8 @@ def verify(repository: Repository, progress: Progress = SILENT, *, read_data: bo
     read_bytes = 0
     if read_data:
         damaged, read_bytes = _read_all(repository, locations, progress)
+        if now_ns is not None:
+            _note_sound(repository, locations, damaged, findings, now_ns)
     count, lost = _graph(repository, commits, {location.frame.id for location in locations}, damaged)
     findings += lost
     return VerifyResult(count, len(locations), packs, read_bytes, tuple(findings))
@@ -119,6 +125,22 @@ def _read_all(repository: Repository, locations: list[Location], progress: Progr
 
     repository.store.workers.map(check, sorted(locations, key=lambda location: (location.pack, location.offset)))
     return damaged, total
+
+
+def _note_sound(
+    repository: Repository,
+    locations: list[Location],
+    damaged: dict[bytes, str],
+    findings: list[Finding],
+    now_ns: int,
+) -> None:
+    """Note the packs that nothing is wrong with."""
+    bad = {location.pack for location in locations if location.frame.id in damaged}
+    bad |= {location.pack for location in locations if any(location.pack.hex() in one.what for one in findings)}
+    entries = [entry.name for entry in repository.store.ask(View.packs)]
+    if repository.store.may_write:
+        sound = [name for name in entries if name not in bad]
+        write_verified(repository.store.layout, sound, now_ns, existing=entries)
 
 
 def _graph(

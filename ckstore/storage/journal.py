@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -19,7 +20,9 @@ from ckstore.errors import CkstoreError, Format, Integrity
 from ckstore.storage.record import Record, Snapshot, fold
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 _MAGIC = b"CKJR"
 _HEADER = struct.Struct("<4sIQ32s")
@@ -32,6 +35,7 @@ MAX_PAYLOAD = 256 << 20
 ROTATE_SIZE = 4 << 20
 """A segment longer than this, and than four times its own snapshot, is followed by a new one."""
 
+_DAMAGED_HINT = "`ckstore verify` tells what is affected; restore the journal from a backup or clone from a remote"
 _DECODER: msgspec.msgpack.Decoder[Record | Snapshot] = msgspec.msgpack.Decoder(Record | Snapshot)
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -193,6 +197,34 @@ class Journal:
                 cursor = found[-1].end
         return Tail(frames, torn)
 
+    def history(self, end: Cursor) -> Iterator[tuple[int, Record]]:
+        """Records with their numbers, from `end`, a place that was reached, back over all segments: the newest first.
+
+        One frame at a time is in memory. Each is checked against the hash that the one after it holds. Raises
+        `Integrity` or `Format` where what is older cannot be read.
+        """
+        segment, seq, hash = end.segment, end.seq, end.hash
+        while hash != NO_ID:
+            with self._opened(segment) as file:
+                for offset, size_bytes in reversed(_places(file, segment, seq)):
+                    frame = _frame_at(file, segment, offset, size_bytes)
+                    if (frame.end.seq, frame.end.hash) != (seq, hash):
+                        raise Integrity(f"journal segment {segment:08x} does not hold record {seq}", hint=_DAMAGED_HINT)
+                    hash = _previous(frame.raw)
+                    if isinstance(frame.content, Record):
+                        yield seq, frame.content
+                        seq -= 1
+            segment -= 1
+
+    @contextmanager
+    def _opened(self, segment: int) -> Iterator[BinaryIO]:
+        path = self.path(segment)
+        try:
+            with path.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise Integrity(f"cannot read {path}: {error.strerror}", hint=_DAMAGED_HINT) from error
+
     def _snapshot(self, segment: int) -> JournalFrame:
         frame = _read_frame(self.path(segment).read_bytes(), 0, Cursor(segment, 0, 0, b""))
         if frame is None or not isinstance(frame.content, Snapshot):
@@ -215,6 +247,36 @@ class Journal:
 def first_frame(data: bytes) -> JournalFrame | None:
     """The frame `data` begins with, wherever it came from; None where it is cut short. Raises `Integrity`."""
     return _read_frame(data, 0, Cursor(0, 0, 0, b""))
+
+
+def _places(file: BinaryIO, segment: int, last: int) -> list[tuple[int, int]]:
+    """Offset and size of a segment's frames up to record `last`; what follows that one is void. Reads headers only."""
+    places: list[tuple[int, int]] = []
+    offset, seq = 0, -1
+    while seq < last:
+        file.seek(offset)
+        header = file.read(_HEADER_SIZE)
+        if len(header) < _HEADER_SIZE or checksum(header[:-CHECKSUM_SIZE]) != header[-CHECKSUM_SIZE:]:
+            raise Integrity(_damaged(segment, offset), hint=_DAMAGED_HINT)
+        magic, length, seq, _ = _HEADER.unpack_from(header)
+        if magic != _MAGIC or length > MAX_PAYLOAD:
+            raise Integrity(_damaged(segment, offset), hint=_DAMAGED_HINT)
+        size_bytes = _HEADER_SIZE + length + -length % _ALIGNMENT + ID_SIZE
+        places.append((offset, size_bytes))
+        offset += size_bytes
+    return places
+
+
+def _frame_at(file: BinaryIO, segment: int, offset: int, size_bytes: int) -> JournalFrame:
+    file.seek(offset)
+    frame = _read_frame(file.read(size_bytes), 0, Cursor(segment, offset, 0, b""))
+    if frame is None:
+        raise Integrity(_damaged(segment, offset), hint=_DAMAGED_HINT)
+    return frame
+
+
+def _damaged(segment: int, offset: int) -> str:
+    return f"journal segment {segment:08x}, byte {offset}: a journal record is damaged"
 
 
 def _previous(raw: bytes) -> bytes:
@@ -290,10 +352,7 @@ def _check_torn(data: bytes, position: int, offset: int, end: int, where: str) -
             if not any(data[start:stop]):
                 return
             start = stop
-    raise Integrity(
-        f"{where}: a journal record is damaged",
-        hint="`ckstore verify` tells what is affected; restore the journal from a backup or clone from a remote",
-    )
+    raise Integrity(f"{where}: a journal record is damaged", hint=_DAMAGED_HINT)
 
 
 FIRST = (1, 0, NO_ID)

@@ -7,13 +7,11 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckstore import config, durable
-from ckstore.errors import Format, Integrity, InvalidInput, NoRepository
+from ckstore import durable
+from ckstore.errors import Format, Integrity, NoRepository
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ckstore.config import Config
 
 FOLDER = ".ckstore"
 FORMAT = 0
@@ -54,6 +52,10 @@ class Layout:
         return self.root / "quarantine"
 
     @property
+    def verified(self) -> Path:
+        return self.root / "verified.json"
+
+    @property
     def index(self) -> Path:
         return self.root / "index"
 
@@ -85,16 +87,6 @@ def read_format(layout: Layout) -> str:
     if version != FORMAT:
         raise Format(f"{layout.root} has format {version}; this ckstore reads {FORMAT}", hint="use a newer ckstore")
     return str(repository_id)
-
-
-def read_config(layout: Layout) -> Config:
-    """The repository's settings; the defaults where it has none. Raises `InvalidInput`."""
-    try:
-        return config.parse(layout.config.read_text("utf-8"), str(layout.config))
-    except FileNotFoundError:
-        return config.Config()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{layout.config} cannot be read: {error}", hint="mend or remove it") from error
 
 
 def new_id() -> str:

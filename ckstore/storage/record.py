@@ -24,6 +24,13 @@ HEADS = "heads/"
 TAGS = "tags/"
 
 
+def spelled(target: Target) -> str | None:
+    """A target as people read it: an id in hexadecimal digits, or the other ref's name."""
+    if isinstance(target, bytes):
+        return target.hex()
+    return target.name if target is not None else None
+
+
 class PackEntry(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A pack that exists: name, digest, size."""
 

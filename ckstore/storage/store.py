@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from ckstore import durable
-from ckstore.config import render
 from ckstore.digest import Kind, derived
 from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed, StoreFull
 from ckstore.lock import FileLock
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ckstore.config import Config
     from ckstore.pack.format import Row
     from ckstore.storage.record import PackEntry, Record
 
@@ -46,10 +44,10 @@ def _place(root: Path) -> str:
     return derived("ckstore cache v1", f"{socket.gethostname()}\n{about.st_dev}\n{about.st_ino}".encode()).hex()[:16]
 
 
-def create(folder: Path, branch: str, config: Config | None = None) -> Layout:
+def create(folder: Path, branch: str, settings: str = "") -> Layout:
     """Make an empty repository in `folder`, HEAD at the unborn `branch`; whole or not at all.
 
-    `config` are its settings, the defaults if None. Where one is there already, that one is returned.
+    `settings` is the TOML of its settings. Where one is there already, that one is returned.
     """
     layout = Layout(folder / FOLDER)
     if layout.format.exists():
@@ -58,8 +56,8 @@ def create(folder: Path, branch: str, config: Config | None = None) -> Layout:
     for path in (part.packs, part.journal, part.tmp, part.quarantine):
         durable.make_folder(path)
     write_format(part, new_id())
-    if config is not None:
-        durable.put(part.config, render(config).encode())
+    if settings:
+        durable.put(part.config, settings.encode())
     segment, seq, previous = FIRST
     Journal(part.journal).begin(segment, Snapshot((), (Ref(HEAD, Symbolic(branch)),)), seq, previous)
     durable.sync_folder(part.root)
@@ -95,7 +93,8 @@ class Store:
         self.lock = FileLock(layout.lock)
         self.journal = Journal(layout.journal)
         in_cache = index_in_cache or mount.is_network or not self.may_write
-        self.index = self._open_index(cache / self.id / _place(layout.root) if in_cache else layout.index)
+        self.index_folder = cache / self.id / _place(layout.root) if in_cache else layout.index
+        self.index = self._open_index(self.index_folder)
         self.workers = Workers(threads)
         self.packs = PackFiles(layout)
         self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
@@ -179,8 +178,8 @@ class Store:
         else:
             self._recovery.rebuild()
 
-    def record(self, record: Record, packs: Sequence[NewPack]) -> None:
-        """Append `record` (**W4**) and apply it (**W5**). The lock is held and the index caught up.
+    def record(self, record: Record, packs: Sequence[NewPack]) -> int:
+        """Append `record` (**W4**) and apply it (**W5**); its number. The lock is held and the index caught up.
 
         Once the record is durable a failing index is a warning: the next open follows the journal again.
         """
@@ -197,6 +196,12 @@ class Store:
             self.index.apply(cursor, [frame], lambda entry: new[entry.name])
         except CkstoreError as error:
             warnings.warn(f"saved, but the index could not follow yet: {error}", CkstoreWarning, 3)
+        return frame.end.seq
+
+    def history(self) -> Iterator[tuple[int, Record]]:
+        """The journal's records as of now, the newest first. Raises `Integrity` where older ones cannot be read."""
+        self.refresh()
+        return self.journal.history(self._cursor())
 
     def pack_rows(self, entry: PackEntry) -> NewPack | None:
         """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone."""

@@ -37,11 +37,15 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """What a save added: bytes of new packs and how many chunks were new or known."""
+    """What a save added: bytes of new packs, how many chunks were new or known, and the number of its record.
+
+    The number is None where there was nothing to record.
+    """
 
     pack_bytes: int
     new_objects: int
     known_objects: int
+    seq: int | None
 
 
 class Transaction:
@@ -117,15 +121,15 @@ class Transaction:
             durable.sync_folder(self._folder)
         entries = tuple(PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs)
         record = Record(record.time_ns, record.reason, entries, () if refused else record.refs)
-        if record.packs or record.refs:
-            store.record(record, [self._new_pack(pack, entry) for pack, entry in zip(packs, entries, strict=True)])
+        new = [self._new_pack(pack, entry) for pack, entry in zip(packs, entries, strict=True)]
+        seq = store.record(record, new) if record.packs or record.refs else None
         if refused:
             raise Conflict(
                 f"{refused.name} was moved by another writer",
                 why="what this save wrote is kept, so that a retry is cheap",
                 hint="read the branch's new tip, then commit again",
             )
-        return Written(sum(entry.size_bytes for entry in entries), len(self._new), len(self._known))
+        return Written(sum(entry.size_bytes for entry in entries), len(self._new), len(self._known), seq)
 
     def _new_pack(self, pack: Sealed, entry: PackEntry) -> NewPack:
         commits = {f.id: self._commits[f.id] for f, _ in pack.rows if f.kind is Kind.COMMIT}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import pickle
 from typing import TYPE_CHECKING
 
 import torch
 
 from ckstore import durable
+from ckstore.errors import CkstoreError, Format, InvalidInput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,23 +21,43 @@ class _Sink(io.RawIOBase):
     def __init__(self, out: durable.DurableFile) -> None:
         super().__init__()
         self._out = out
+        self.failure: CkstoreError | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: object) -> int:
         view = memoryview(data).cast("B")  # type: ignore[arg-type]
-        self._out.write(view)
+        try:
+            self._out.write(view)
+        except CkstoreError as error:
+            self.failure = error  # torch's own cleaning up fails then too, with an error that says less
+            raise
         return view.nbytes
 
 
 def save(state: object, path: Path) -> None:
-    """Write `state` to the new file `path`, synced. Raises `StoreFull`, `SaveFailed`."""
+    """Write `state` to the new file `path`, synced.
+
+    Raises `StoreFull`, `SaveFailed`, and `InvalidInput` for what cannot be pickled.
+    """
     with durable.create(path) as out:
-        torch.save(state, _Sink(out))  # type: ignore[arg-type]
+        sink = _Sink(out)
+        try:
+            torch.save(state, sink)  # type: ignore[arg-type]
+        except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
+            if sink.failure is not None:
+                raise sink.failure from error
+            raise InvalidInput(f"torch.save cannot take the state: {error}", hint="leave it out with --only") from error
         out.sync()
 
 
 def read(path: Path) -> object:
-    """What torch.load gives for a file that `save` has just written: it may hold any class that torch knows."""
-    return torch.load(path, map_location="cpu", weights_only=False)
+    """What torch.load gives for a file that `save` has just written: it may hold any class that torch knows.
+
+    Raises `Format` where it gives nothing.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise Format(f"torch.load cannot read {path}: {error}") from error

@@ -8,8 +8,8 @@ import torch
 
 from ckstore.errors import Format, InvalidInput
 from ckstore.objects.reader import run_requests
-from ckstore.objects.tree import InSlab, Slab, Tensor, Tree, Whole, check_run, split_ids
-from ckstore.torch.tensors import check_place, host_view
+from ckstore.objects.tree import Alias, InSlab, Slab, Tensor, Tree, Whole, check_run, split_ids
+from ckstore.torch.tensors import check_place, host_view, tensor_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,6 +61,18 @@ class Storages:
         reader.fill(requests)
         for number, members in short.items():
             _fill_slab(tree.slabs[number], tree.chunk_size, members, reader)
+
+
+def load_tensors(structure: Structure, ordinals: Sequence[int], reader: ObjectReader) -> list[torch.Tensor]:
+    """The tensors at some entries, read together; those that share memory share it again. Raises as `fetch`."""
+    found: list[tuple[Tensor | Alias, int]] = []
+    for ordinal in ordinals:
+        value = structure.nodes[ordinal].entry.value
+        assert isinstance(value, (Tensor, Alias))
+        found.append((value, structure.owner(value, ordinal)))
+    storages = Storages(structure)
+    storages.fetch(sorted({owner for _, owner in found}), reader)
+    return [tensor_over(value, storages.get(owner)) for value, owner in found]
 
 
 def allocate(length: int, structure: Structure, ordinal: int) -> torch.UntypedStorage:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ckstore.errors import Format
+from ckstore.errors import Format, InvalidInput
 from ckstore.objects.tree import REQUIRES_GRAD, row_major
 
 if TYPE_CHECKING:
@@ -43,6 +43,19 @@ def host_view(storage: torch.UntypedStorage, start: int, stop: int) -> memoryvie
     flat = torch.empty(0, dtype=torch.uint8, device=storage.device)
     flat = flat.set_(storage, start, (stop - start,), (1,))
     return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
+
+
+def row_major_bytes(tensor: torch.Tensor) -> memoryview:
+    """The elements of a strided tensor in row-major order: its own memory where they lie so, else a copy of them.
+
+    Raises `InvalidInput` where memory does not suffice.
+    """
+    try:
+        whole = tensor.detach().contiguous()
+    except RuntimeError as error:
+        raise InvalidInput(f"a tensor of shape {tuple(tensor.shape)} cannot be copied: {error}") from error
+    start = int(whole.storage_offset()) * whole.element_size()
+    return host_view(whole.untyped_storage(), start, start + whole.numel() * whole.element_size())
 
 
 def byte_range(tensor: torch.Tensor) -> tuple[int, int]:

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ckstore.checkpoint.state import LoadOptions, load, structure
+from ckstore.api.checkpoint import Checkpoint
+from ckstore.api.environment import default_author, default_cache, now, settings_layers
 from ckstore.checkpoint.store import CommitOptions
-from ckstore.codec.preset import preset_named
+from ckstore.config import flags
 from ckstore.errors import InvalidInput, NoRepository
-from ckstore.porcelain.checkout import CheckoutOptions, checkout, switch
+from ckstore.porcelain.branch import (
+    BranchOptions,
+    DeleteBranchOptions,
+    RenameBranchOptions,
+    create_branch,
+    delete_branch,
+    rename_branch,
+)
+from ckstore.porcelain.checkout import CheckoutOptions, checkout
 from ckstore.porcelain.commit import commit_files, commit_state
 from ckstore.porcelain.export import ExportOptions, export
 from ckstore.porcelain.init import init
-from ckstore.porcelain.load import load_into
 from ckstore.porcelain.log import LogOptions, log
+from ckstore.porcelain.reflog import ReflogOptions, reflog
+from ckstore.porcelain.switch import SwitchOptions, switch
+from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
+from ckstore.porcelain.undo import UndoOptions, undo
 from ckstore.porcelain.verify import verify
-from ckstore.repository import Repository, open_repository
+from ckstore.repository import open_repository
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Self
 
+    from ckstore.checkpoint.refs import RefsMoved
     from ckstore.checkpoint.store import CommitResult
     from ckstore.graph.history import CommitInfo
-    from ckstore.objects.commit import Commit
-    from ckstore.porcelain.checkout import CheckoutResult, SwitchResult
+    from ckstore.porcelain.checkout import CheckoutResult
     from ckstore.porcelain.export import ExportResult
     from ckstore.porcelain.import_files import ImportResult
+    from ckstore.porcelain.reflog import ReflogResult
+    from ckstore.porcelain.switch import SwitchResult
+    from ckstore.porcelain.undo import UndoResult
     from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
-    from ckstore.torch.load_into import LoadReport
+    from ckstore.repository import Repository
 
 Path_ = str | os.PathLike[str]
 
@@ -50,44 +63,26 @@ def open(
     """Open the repository in `path`; make one there if there is none.
 
     `preset` says how this process stores chunks: `balanced`, `archive` (fewest bytes), `fast`; None leaves it to the
-    repository's settings.
+    settings: `CKSTORE_*` variables, the repository's, those in pyproject.toml, the user's.
     `threads` bounds the worker threads (default: one a core, 4 at most). The index lies in the repository, or,
     for network mounts and read-only repositories or with `index="cache"`, under `cache`
     (default: `$XDG_CACHE_HOME/ckstore`). Raises `NoRepository` with `create=False`, else `Format`, `Integrity`.
     """
     if index not in ("auto", "cache"):
         raise InvalidInput(f"index={index!r} is neither 'auto' nor 'cache'")
+    layers = settings_layers()
     if preset is not None:
-        preset_named(preset)
+        layers += (flags({"storage.preset": preset}, f"open(preset={preset!r})"),)
     folder = Path(path)
     where = Path(cache) if cache is not None else default_cache()
     try:
-        opened = open_repository(folder, where, index_in_cache=index == "cache", threads=threads)
+        opened = open_repository(folder, where, index_in_cache=index == "cache", threads=threads, layers=layers)
     except NoRepository:
         if not create:
             raise
         init(folder)
-        opened = open_repository(folder, where, index_in_cache=index == "cache", threads=threads)
-    return Repo(opened, preset)
-
-
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/ckstore`, or `~/.cache/ckstore`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ckstore"
-
-
-def default_author() -> str:
-    """The user this process runs as, or nothing where that has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return ""
-
-
-def now() -> tuple[int, int]:
-    """The time in nanoseconds since 1970 UTC, and this place's distance from UTC in minutes."""
-    return time.time_ns(), time.localtime().tm_gmtoff // 60
+        opened = open_repository(folder, where, index_in_cache=index == "cache", threads=threads, layers=layers)
+    return Repo(opened)
 
 
 class Repo:
@@ -96,9 +91,8 @@ class Repo:
     Safe to use from many threads, and in forked children.
     """
 
-    def __init__(self, repository: Repository, preset: str | None = None) -> None:
+    def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._preset = preset
 
     def commit(
         self,
@@ -177,12 +171,13 @@ class Repo:
 
         options = ImportOptions(
             folder=Path(folder),
+            now_ns=now()[0],
             patterns=[patterns] if isinstance(patterns, str) else patterns,
             branch=branch,
             metric_from=metric_from,
             table=None if table is None else Path(table),
-            preset=self._preset if preset is None else preset,
-            author=default_author(),
+            preset=preset,
+            author=default_author(self._repository.config),
             offset_min=now()[1],
             opaque=opaque,
         )
@@ -232,7 +227,8 @@ class Repo:
         """Write a commit to `output`: the files it was made from, byte-identical, or its state as a new file.
 
         `only` selects files by name (`*.json`) or, where none is named so, what to write by dotted path (`model.*`).
-        `format` (`pt`, `safetensors`; None: the committed files, else by the end of `output`) makes a new file.
+        `format` (`pt`, `safetensors`) makes a new file, and so does an `output` that ends so, unless a single file of
+        that kind is what was committed, or asked for.
         Raises `InvalidInput` where something is there already (unless `force`) or nothing matches.
         """
         patterns = [only] if isinstance(only, str) else only
@@ -258,13 +254,54 @@ class Repo:
         options = ExportOptions(Path(output), now()[0], format, patterns, force)
         return export(self._repository, revision, options, **_progress(progress))
 
-    def switch(self, branch: str) -> SwitchResult:
-        """Make `branch` the one that `commit` adds to."""
-        return switch(self._repository, branch, now()[0])
+    def switch(self, target: str, *, create: bool = False, start: str = "HEAD") -> SwitchResult:
+        """Move HEAD to a branch, which `commit` then adds to; with `create` to a new one, which begins at `start`.
+
+        A revision that names no branch leaves HEAD on none. Raises `NoRevision`, `InvalidInput`, `Conflict`.
+        """
+        return switch(self._repository, SwitchOptions(target, now()[0], create, start))
+
+    def branch(self, name: str, revision: str = "HEAD") -> RefsMoved:
+        """Make a branch at a revision; the current branch stays the current one.
+
+        Raises `InvalidInput` for a name that is none or taken.
+        """
+        return create_branch(self._repository, BranchOptions(name, now()[0], revision))
+
+    def rename_branch(self, old: str, new: str) -> RefsMoved:
+        """Give a branch another name; the current one stays the current one. Raises `InvalidInput` for a taken name."""
+        return rename_branch(self._repository, RenameBranchOptions(old, new, now()[0]))
+
+    def delete_branch(self, name: str, *, force: bool = False) -> RefsMoved:
+        """Delete a branch; its commits stay, and `undo` brings it back.
+
+        Raises `InvalidInput` for the current one and, unless `force`, where no other branch or tag reaches its tip.
+        """
+        return delete_branch(self._repository, DeleteBranchOptions(name, now()[0], force))
+
+    def tag(self, name: str, revision: str = "HEAD", *, force: bool = False) -> RefsMoved:
+        """Name the commit that a revision names. Raises `InvalidInput` for a taken name, unless `force`."""
+        return create_tag(self._repository, TagOptions(name, now()[0], revision, force))
+
+    def delete_tag(self, name: str) -> RefsMoved:
+        """Delete a tag; its commit stays, and `undo` brings the tag back."""
+        return delete_tag(self._repository, DeleteTagOptions(name, now()[0]))
+
+    def reflog(self, ref: str | None = None, *, limit: int | None = None) -> ReflogResult:
+        """How branches, tags and HEAD moved, newest first; of `ref` alone (`main`, `v1`, `HEAD`), there or not."""
+        return reflog(self._repository, ReflogOptions(ref, limit))
+
+    def undo(self, seq: int | None = None, *, dry_run: bool = False) -> UndoResult:
+        """Take back the last move of refs that is no undo; again for the one before. Commits stay.
+
+        `seq` is a record of `reflog` to take back instead; undoing an undo is redo. Raises `Conflict` where a ref has
+        moved on since: undo that first. With `dry_run` it only says what would move.
+        """
+        return undo(self._repository, UndoOptions(now()[0], seq, dry_run))
 
     def verify(self, *, read_data: bool = False, progress: Progress | None = None) -> VerifyResult:
         """Check that everything the refs reach is there; with `read_data`, that every byte is right."""
-        return verify(self._repository, read_data=read_data, **_progress(progress))
+        return verify(self._repository, read_data=read_data, now_ns=now()[0], **_progress(progress))
 
     def close(self) -> None:
         """Let go of threads and index."""
@@ -293,60 +330,10 @@ class Repo:
         preset: str | None,
     ) -> CommitOptions:
         time_ns, offset_min = now()
-        who = default_author() if author is None else author
-        chosen = self._preset if preset is None else preset
+        who = default_author(self._repository.config) if author is None else author
         return CommitOptions(
-            time_ns, offset_min, who, message, metrics or {}, step, epoch, branch, tag, parent, allow_pickle, chosen
+            time_ns, offset_min, who, message, metrics or {}, step, epoch, branch, tag, parent, allow_pickle, preset
         )
-
-
-class Checkpoint:
-    """One commit, unread: `load()` brings its state, indexing reads single components, tensors, slices."""
-
-    def __init__(self, repository: Repository, id: bytes, commit: Commit) -> None:
-        self._repository = repository
-        self._commit = commit
-        self.id = id.hex()
-
-    @property
-    def info(self) -> CommitInfo:
-        """Step, epoch, metrics, message and the rest."""
-        from ckstore.graph.history import describe
-
-        return describe(bytes.fromhex(self.id), self._commit)
-
-    def load(
-        self,
-        only: str | Sequence[str] | None = None,
-        *,
-        into: Mapping[str, object] | None = None,
-        strict: bool = True,
-        allow_pickle: bool = False,
-    ) -> Any:
-        """The state as it was committed, every byte hashed, in new CPU tensors.
-
-        `only` selects by dotted path (`model.*`). `into={"model": model, "optimizer": opt}` loads into live objects
-        instead, all checked before any is touched, and returns a LoadReport; missing and unexpected keys raise
-        `InvalidInput` unless `strict=False`, which reports them.
-        """
-        options = LoadOptions([only] if isinstance(only, str) else only, allow_pickle)
-        if into is not None:
-            report: LoadReport = load_into(self._repository, self._commit, into, options, strict=strict)
-            return report
-        return load(self._repository, self._commit, options)
-
-    def __getitem__(self, component: str) -> Any:
-        """A component, unread: index it further, down to `["model"]["layer.weight"][0:10]`."""
-        from ckstore.torch.lazy import lazy
-
-        return lazy(structure(self._repository, self._commit, component), self._repository.store.objects)
-
-    def keys(self) -> list[str]:
-        """Names of the components."""
-        return [entry.name for entry in self._commit.components]
-
-    def __repr__(self) -> str:
-        return f"<ckstore.Checkpoint {self.id[:12]}: {', '.join(self.keys())}>"
 
 
 def _progress(progress: Progress | None) -> dict[str, Progress]:

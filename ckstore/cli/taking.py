@@ -1,18 +1,17 @@
-"""scan and import: what folders of checkpoints would take, and taking them over."""
+"""scan, import and export: checkpoints of other tools, in and out."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckstore.api import default_author, now
+from ckstore.cli.complete import revisions
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.progress_line import size
-from ckstore.cli.text import printable, table
-from ckstore.errors import InvalidInput
+from ckstore.cli.text import left_out, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,6 +85,7 @@ def import_(
     told = settings(context, json_flag=json)
     options = verb.ImportOptions(
         folder=folder,
+        now_ns=told.now_ns,
         patterns=pattern or (),
         branch=branch,
         metric_from=metric_from,
@@ -101,18 +101,13 @@ def import_(
             emit(told, plan, "\n".join(_planned(plan)))
         else:
             if replace and not yes:
-                _ask(plan)
+                told.confirm(
+                    f"Delete the originals of {len(plan.entries)} checkpoints once each has come back?", "--yes"
+                )
             result = verb.execute_import(repository, plan, told.bar(), replace_originals=replace)
             emit(told, result, "\n".join(_imported(result)))
     if plan.damaged:
         raise typer.Exit(PARTIAL)
-
-
-def _ask(plan: ImportPlan) -> None:
-    """Let the user confirm that originals are deleted. Raises `InvalidInput` where nobody can be asked."""
-    if not sys.stdin.isatty():
-        raise InvalidInput("--replace deletes the originals", hint="add --yes to confirm that")
-    typer.confirm(f"Delete the originals of {len(plan.entries)} checkpoints once each has come back?", abort=True)
 
 
 def _planned(plan: ImportPlan) -> list[str]:
@@ -203,3 +198,29 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(seconds, 1):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def export(
+    context: typer.Context,
+    revision: Annotated[str, typer.Argument(help="Which commit.", autocompletion=revisions)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new file, or folder for huggingface.")],
+    format: Annotated[str, typer.Option("--format", help="pytorch, safetensors or huggingface.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GLOB", help="What of it, by path; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what exists.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write a commit's state for other tools, and check it bit for bit.
+
+    Example: ckstore export best:val/loss:min -o out --format huggingface
+    """
+    from ckstore.porcelain.export import ExportOptions
+    from ckstore.porcelain.export import export as verb
+
+    told = settings(context, json_flag=json)
+    with told.open() as repository:
+        options = ExportOptions(output, told.now_ns, format, only, force)
+        result = verb(repository, revision, options, told.bar())
+    lines = [f"{printable(str(path))}  {size(length)}" for path, length in result.files]
+    emit(told, result, "\n".join([*lines, *left_out(result), "Read back: equal to the commit, bit for bit."]))

@@ -1,0 +1,97 @@
+"""verify, doctor and completion: that a repository, and what is around it, stays well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckstore.cli.context import JsonFlag, emit, settings
+from ckstore.cli.progress_line import size
+from ckstore.cli.text import SHORT, printable
+from ckstore.errors import InvalidInput, NoRepository
+
+if TYPE_CHECKING:
+    from ckstore.porcelain.doctor import Check
+
+FINDINGS = 4
+"""Exit code of a verify or doctor that found something."""
+
+SHELLS = ("bash", "zsh", "fish")
+
+_MARKS = {"ok": "ok", "warning": "warn", "problem": "BAD"}
+_COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
+
+
+def verify(
+    context: typer.Context,
+    read_data: Annotated[bool, typer.Option("--read-data", help="Read and hash every byte too.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Check that everything the branches and tags reach is there.
+
+    Exit code 4 if something is wrong.
+
+    Example: ckstore verify --read-data
+    """
+    from ckstore.porcelain.verify import verify as verb
+
+    told = settings(context, json_flag=json)
+    with told.open() as repository:
+        result = verb(repository, told.bar(), read_data=read_data, now_ns=told.now_ns)
+    read = f", {size(result.read_bytes)} read and hashed" if read_data else " (add --read-data to hash every byte)"
+    lines = [f"{result.commits} commits, {result.objects} objects, {result.packs} packs{read}"]
+    for finding in result.findings:
+        where = f" (in {', '.join(id[:SHORT] for id in finding.commits[:5])})" if finding.commits else ""
+        lines.append(f"{finding.kind}: {printable(finding.what)}{where}")
+    lines.append("No problem found." if result.ok else f"{len(result.findings)} problems found.")
+    emit(told, result, "\n".join(lines))
+    if not result.ok:
+        raise typer.Exit(FINDINGS)
+
+
+def doctor(context: typer.Context, json: JsonFlag = False) -> None:
+    """Check the installation and the repository's surroundings.
+
+    Exit code 4 if something is a problem. Changes nothing.
+
+    Example: ckstore doctor
+    """
+    from ckstore.porcelain.doctor import doctor as verb
+
+    told = settings(context, json_flag=json)
+    try:
+        with told.open() as repository:
+            result = verb(repository, told.now_ns)
+    except NoRepository:
+        result = verb(None, told.now_ns)
+    emit(told, result, "\n".join(line for check in result.checks for line in _check(check)))
+    if not result.ok:
+        raise typer.Exit(FINDINGS)
+
+
+def _check(check: Check) -> list[str]:
+    mark = typer.style(f"{_MARKS[check.state]:>4}", fg=_COLORS[check.state])
+    lines = [f"{mark}  {check.name:<12} {printable(check.what)}"]
+    return [*lines, f"{'':18}Fix: {printable(check.hint)}"] if check.hint and check.state != "ok" else lines
+
+
+def completion(
+    shell: Annotated[str, typer.Argument(help="bash, zsh or fish.", metavar="SHELL")] = "bash",
+) -> None:
+    """Print the script that completes commands in your shell.
+
+    Example: ckstore completion bash >> ~/.bashrc
+
+    Example: ckstore completion fish > ~/.config/fish/completions/ckstore.fish
+    """
+    if shell not in SHELLS:
+        raise InvalidInput(f"there is no completion for {shell!r}", hint=f"use one of {', '.join(SHELLS)}")
+    # Asked as a shell would ask, in a process of its own: the answer ends it.
+    asked = {**os.environ, "_CKSTORE_COMPLETE": f"source_{shell}"}
+    program = [sys.executable, "-c", "from ckstore.cli.main import run; run()"]
+    script = subprocess.run(program, env=asked, stdout=subprocess.PIPE, text=True, check=False).stdout
+    typer.echo(script.rstrip())

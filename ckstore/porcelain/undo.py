@@ -1,0 +1,145 @@
+"""undo: take back how refs moved, by one more record; undoing an undo is redo. Commits stay."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckstore.checkpoint.refs import change, move_refs
+from ckstore.errors import Conflict, InvalidInput
+from ckstore.storage.record import RefMove, Symbolic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckstore.checkpoint.refs import RefChange
+    from ckstore.repository import Repository
+    from ckstore.storage.record import Record, Target
+
+REASON = "undo"
+_UNDO = re.compile(rf"{REASON} (\d+)")
+_SHORT = 12
+
+
+@dataclass(frozen=True)
+class UndoOptions:
+    """`seq` is the record to take back, as `reflog` shows it; None: the newest that is no undo and still stands.
+
+    With `dry_run` nothing moves.
+    """
+
+    time_ns: int
+    seq: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class UndoResult:
+    """The record that was taken back, why it had been written and when, and how the refs moved now.
+
+    `record` is the new record, with which it can be undone in turn; None for a dry run.
+    """
+
+    seq: int
+    reason: str
+    time_ns: int
+    moves: tuple[RefChange, ...]
+    record: int | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A record to take back, and for each ref that moved since, or in it, the newest record that moved it."""
+
+    seq: int
+    record: Record
+    last_moved: dict[str, int]
+
+
+def undo(repository: Repository, options: UndoOptions) -> UndoResult:
+    """Put the refs that a record moved back to where they were before it, all or none.
+
+    Raises `InvalidInput` where there is nothing to take back, or the record is not there, moved no ref or has been
+    undone already; `Conflict` where a ref is not where the record put it any more; `Integrity` where a commit to go
+    back to, or the journal that far back, cannot be read.
+    """
+    found = _find(repository, options.seq)
+    commits = repository.commits()
+    moves = [RefMove(move.name, move.new, move.old) for move in _moved(found.record)]
+    for move in moves:
+        _check_stands(move, commits.targets.get(move.name), found)
+        if isinstance(move.new, bytes):
+            commits.read_commit(move.new)
+    said = (found.seq, found.record.reason, found.record.time_ns)
+    if options.dry_run:
+        return UndoResult(*said, tuple(map(change, moves)), None)
+    moved = move_refs(repository, f"{REASON} {found.seq}", options.time_ns, moves)
+    return UndoResult(*said, moved.moves, moved.record)
+
+
+def _find(repository: Repository, wanted: int | None) -> _Found:
+    """The record `wanted`, or the newest with moves that is no undo and has not been undone."""
+    undone: dict[int, int] = {}
+    last_moved: dict[str, int] = {}
+    for seq, record in _records(repository, wanted):
+        for move in _moved(record):
+            last_moved.setdefault(move.name, seq)
+        if seq == wanted:
+            _check_can_be_undone(seq, record, undone.get(seq))
+            return _Found(seq, record, last_moved)
+        target = _undoes(record)
+        if seq not in undone and target is not None:
+            undone[target] = seq
+        elif seq not in undone and wanted is None and _moved(record):
+            return _Found(seq, record, last_moved)
+    if wanted is not None:
+        raise InvalidInput(f"the journal has no record {wanted}", hint="`ckstore reflog` shows them with their numbers")
+    raise InvalidInput("there is nothing to undo", hint="`ckstore reflog` shows what happened; `ckstore undo NUMBER`")
+
+
+def _records(repository: Repository, wanted: int | None) -> Iterator[tuple[int, Record]]:
+    """The journal's records, newest first, no further back than `wanted`."""
+    for seq, record in repository.store.history():
+        if wanted is not None and seq < wanted:
+            return
+        yield seq, record
+
+
+def _check_can_be_undone(seq: int, record: Record, undone_by: int | None) -> None:
+    if not _moved(record):
+        raise InvalidInput(f"record {seq} moved no branch, tag or HEAD", hint="`ckstore reflog` shows those that did")
+    if undone_by is not None:
+        raise InvalidInput(
+            f"record {seq} has been undone already, by record {undone_by}",
+            hint=f"`ckstore undo {undone_by}` brings it back",
+        )
+
+
+def _check_stands(move: RefMove, now: Target, found: _Found) -> None:
+    """Raise `Conflict` unless the ref is where the record to be taken back left it."""
+    if now == move.old:
+        return
+    later = found.last_moved[move.name]
+    known = later != found.seq  # else it moved after the journal was read
+    raise Conflict(
+        f"{move.name} is not where record {found.seq} left it",
+        why=f"it was {_place(move.old)} and is {_place(now)} now{f', by record {later}' if known else ''}",
+        hint=f"take that back first: `ckstore undo {later}`" if known else "try again",
+    )
+
+
+def _moved(record: Record) -> list[RefMove]:
+    return [move for move in record.refs if move.old != move.new]
+
+
+def _undoes(record: Record) -> int | None:
+    """The record that this one took back; None where it is no undo."""
+    said = _UNDO.fullmatch(record.reason)
+    return int(said[1]) if said else None
+
+
+def _place(target: Target) -> str:
+    if isinstance(target, Symbolic):
+        return f"on {target.name}"
+    return "not there" if target is None else f"at {target.hex()[:_SHORT]}"

@@ -178,6 +178,29 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
+def check_room(folder: Path, size_bytes: int, files: int = 1) -> None:
+    """Raise `StoreFull` unless so many bytes and new files fit on the disk of `folder`, which need not be there yet.
+
+    What others write meanwhile may still fill it.
+    """
+    place = next((path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()), None)
+    if place is None:
+        return
+    with _typed("look at", place):
+        disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    if free < size_bytes:
+        raise StoreFull(
+            f"{size_bytes:,} bytes do not fit on the disk of {place}", why=f"{free:,} are free", hint="free some space"
+        )
+    if disk.f_files and disk.f_favail < files:
+        raise StoreFull(
+            f"{files:,} files do not fit on the disk of {place}",
+            why=f"{disk.f_favail:,} inodes are free",
+            hint="remove files that are not needed",
+        )
+
+
 def make_scratch_folder(path: Path) -> None:
     """Make a folder that need not survive power loss; its parent is there, and it is not."""
     with _typed("make folder", path):

@@ -49,7 +49,7 @@ def test_a_folder(shell: Shell, run: Path) -> None:
         "back/config.json", "back/model.safetensors", "back/optimizer.pt",
     ]  # fmt: skip
     assert snapshot(shell.folder / "back") == snapshot(run)
-    again = shell.json("commit", "run")
+    again = shell.json("commit", "run", "--allow-empty")
     assert again["command"] == "commit"
     assert again["result"]["new_objects"] == 1
     assert again["result"]["parents"] == [entry["id"]]

@@ -310,6 +310,16 @@ def test_links_inside_are_kept(
         assert link.resolve() == tmp_path / "back" / inside / there
 
 
+def test_a_link_that_knows_the_folder_by_another_name(repo: ckstore.Repo, folder: Path, tmp_path: Path) -> None:
+    linked(folder)
+    (folder / "link").symlink_to("../run/data/x")
+    (tmp_path / "other").symlink_to(folder)
+    repo.commit_files([tmp_path / "other", put(tmp_path / "z.pt", {})])
+    repo.checkout("HEAD", tmp_path / "back")
+    assert os.readlink(tmp_path / "back/other/link") == "data/x"
+    assert (tmp_path / "back/other/link").read_text() == "x"
+
+
 def test_links_to_outside_are_followed(repo: ckstore.Repo, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     linked(out)

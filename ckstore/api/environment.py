@@ -63,5 +63,15 @@ def default_author(config: Config | None = None) -> str:
 
 
 def now() -> tuple[int, int]:
-    """The time in nanoseconds since 1970 UTC, and this place's distance from UTC in minutes."""
-    return time.time_ns(), time.localtime().tm_gmtoff // 60
+    """The time in nanoseconds since 1970 UTC, and this place's distance from UTC in minutes.
+
+    `CKSTORE_NOW`, seconds since 1970 UTC, stands in for the clock, so that what a script does can be done again alike.
+    Raises `InvalidInput` where it is no number.
+    """
+    said = os.environ.get("CKSTORE_NOW")
+    if said is None:
+        return time.time_ns(), time.localtime().tm_gmtoff // 60
+    try:
+        return round(float(said) * 1e9), 0
+    except (ValueError, OverflowError):
+        raise InvalidInput(f"CKSTORE_NOW is {said!r}, which is no time", hint="give seconds since 1970 UTC") from None

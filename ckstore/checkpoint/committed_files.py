@@ -121,6 +121,9 @@ def write_files(found: CommittedFiles, targets: Targets, progress: Progress) -> 
 
     A file appears whole, under its name only once all of it was read and hashed, with the mode and times it had.
     """
+    for folder in {path.parent for path in targets.files.values()}:
+        sizes = [found.files[name].size for name, path in targets.files.items() if path.parent == folder]
+        durable.check_room(folder, sum(sizes), len(sizes))
     fresh = [name for name, path in targets.folders.items() if not path.exists()]
     for path in targets.folders.values():
         durable.make_folder(path)

@@ -121,7 +121,9 @@ def _safetensors(repository: Repository, picked: Sequence[Picked], progress: Pro
     header, order = new_header([one.described for one in picked])
 
     def write(part: Path) -> None:
-        progress.start("writing", len(header) + sum(one.described.size_bytes for one in picked))
+        size_bytes = len(header) + sum(one.described.size_bytes for one in picked)
+        durable.check_room(part.parent, size_bytes)
+        progress.start("writing", size_bytes)
         with durable.create(part) as out:
             for view in chain([memoryview(header)], _bytes(repository, [picked[number] for number in order])):
                 out.write(view)

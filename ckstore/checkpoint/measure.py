@@ -41,8 +41,8 @@ def summaries(store: Store, tensors: Sequence[Place], progress: Progress) -> lis
     Elements of an expanded tensor count once. Raises `Integrity`, and `InvalidInput` where memory does not suffice.
     """
     shapes = [grid(one) for one in tensors]
-    fit = [n for n, one in enumerate(tensors) if is_numeric(one.dtype) and is_measurable(shapes[n], one)]
-    streamed = [n for n in fit if is_streamed(shapes[n], tensors[n])]
+    fit = {n for n, one in enumerate(tensors) if is_numeric(one.dtype) and is_measurable(shapes[n], one)}
+    streamed = [n for n in sorted(fit) if is_streamed(shapes[n], tensors[n])]
 
     def compute(number: int, views: Views, scratch: Scratch) -> Summary:
         return summarise(tensors[number].dtype, views[0], scratch)
@@ -53,9 +53,9 @@ def summaries(store: Store, tensors: Sequence[Place], progress: Progress) -> lis
 
     work = _Measuring(store, progress, len(tensors), compute, added_up)
     work.stream(items())
-    for n in sorted(set(fit).difference(streamed)):
+    for n in sorted(fit.difference(streamed)):
         work.gather(n, (tensors[n],), shapes[n])
-    return [work.total(n) if n in set(fit) else None for n in range(len(tensors))]
+    return [work.total(n) if n in fit else None for n in range(len(tensors))]
 
 
 class _Way(Enum):
@@ -68,7 +68,7 @@ class _Way(Enum):
 
 
 def _way(before: Place, after: Place, shape: Grid, *, stat: bool) -> _Way:
-    if stat and is_streamed(shape, before, after):
+    if (stat or not shape.elements) and is_streamed(shape, before, after):
         return _Way.STREAM
     if before.steps == after.steps and (shape.is_dense or not is_measurable(shape, before, after)):
         return _Way.GATHER if stat and shape.is_dense else _Way.BYTES
@@ -160,11 +160,11 @@ class _Buffers:
         self._held = [(b"", memoryview(b"")), (b"", memoryview(b""))]
 
     def read(self, side: int, piece: Piece, reader: ObjectReader) -> memoryview:
-        """The bytes of a piece; good until another one of that side is read. Raises `Integrity`."""
+        """The bytes of a piece; good until one of the same side or of one before is read. Raises `Integrity`."""
         part = slice(piece.offset, piece.offset + piece.length)
         if not piece.id:
             return memoryview(piece.inline)[part]
-        for id, held in (self._held[side], self._held[1 - side]):
+        for id, held in self._held[: side + 1]:
             if id == piece.id and held.nbytes == piece.chunk_length:
                 return held[part]
         self._held[side] = (b"", memoryview(b""))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING
 
+from ckstore import durable
 from ckstore.codec.preset import preset_named
 from ckstore.digest import Kind
-from ckstore.errors import Format, Integrity, InvalidInput
+from ckstore.errors import CkstoreWarning, Format, Integrity, InvalidInput
 from ckstore.graph.revision import check_ref_name
 from ckstore.objects.commit import Commit, Component, Metric
 from ckstore.objects.draft import raw_bytes
@@ -27,6 +30,14 @@ if TYPE_CHECKING:
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
+
+
+_LEAST_ROOM_BYTES = 128 << 10
+_LEAST_FILES = 8
+"""With less room than this no commit is even tried."""
+
+_LIKELY_SHARE = 0.6
+"""New numbers rarely take less of their bytes."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ def store(
     plan = _plan(repository, commits, options)
     preset = repository.preset if options.preset is None else preset_named(options.preset)
     earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
+    _check_room(repository, drafts, earlier)
     recorded_ns = options.time_ns if options.recorded_ns is None else options.recorded_ns
     with Transaction(repository.store, preset) as transaction:
         trees = ingest(drafts, transaction, repository.store.workers, progress, earlier)
@@ -149,6 +161,18 @@ def _earlier(
                         yield Candidate(component.name, read_tree(repository.store.objects, component.tree))
 
     return earlier_versions(candidates(), drafts, parents=bool(parents))
+
+
+def _check_room(repository: Repository, drafts: Mapping[str, Draft], earlier: Mapping[str, Tree]) -> None:
+    """Raise `StoreFull` where nothing fits; warn where what has no earlier version is likely to be too much."""
+    folder = repository.store.layout.tmp
+    durable.check_room(folder, _LEAST_ROOM_BYTES, _LEAST_FILES)
+    new = sum(raw_bytes(draft) for name, draft in drafts.items() if name not in earlier)
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if free < _LIKELY_SHARE * new:
+        text = f"{free:,} bytes are free and {new:,} are to be stored: this commit may not fit"
+        warnings.warn(text, CkstoreWarning, stacklevel=2)
 
 
 def _check_changed(commits: Commits, plan: _Plan, trees: Mapping[str, bytes]) -> None:

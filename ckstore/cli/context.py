@@ -94,7 +94,8 @@ class Settings:
         """What long work reports to: a line on the terminal, a line now and then elsewhere, or nothing."""
         if self.quiet or self.json or not self.progress:
             return SILENT
-        return ProgressLine(sys.stderr, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+        live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
+        return ProgressLine(sys.stderr, live=live)
 
 
 def settings(context: typer.Context, *, json_flag: bool = False) -> Settings:

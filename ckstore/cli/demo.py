@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckstore.api import default_cache, now
+from ckstore.api import default_cache, now, settings_layers
 from ckstore.cli.context import JsonFlag, Settings, emit, settings
 from ckstore.cli.graph_lines import graph_lines
 from ckstore.cli.progress_line import size
@@ -85,7 +85,7 @@ class _Demo:
         self._say(f"Training a transformer on the text of Python's standard library ({_STEPS} steps).")
         for told in self._train("--branch", "main", kill_after=_KILL_AFTER):
             self._committed(told)
-        with open_repository(self._folder, default_cache()) as repository:
+        with open_repository(self._folder, default_cache(), layers=settings_layers()) as repository:
             resumed_at = repository.resolve("main", now()[0])[1].step or 0
         self._say(f"Killed with SIGKILL. Started again: it goes on from step {resumed_at}.")
         for told in self._train("--branch", "main"):
@@ -98,7 +98,7 @@ class _Demo:
         self._say("And a branch from two commits back, with a tenth of the learning rate.")
         for told in self._train("--branch", "low-lr", "--start", "main~2", "--lr", "1e-4"):
             self._committed(told)
-        with open_repository(self._folder, default_cache()) as repository:
+        with open_repository(self._folder, default_cache(), layers=settings_layers()) as repository:
             return self._show(repository, resumed_at)
 
     def _train(self, *arguments: str, kill_after: int = 0) -> Iterator[dict[str, Any]]:

@@ -54,7 +54,7 @@ TASKS: dict[str, tuple[Listed, ...]] = {
     ),
     "get them back": (
         Listed("checkout", "moving:checkout", "Write a commit's files or state to the disk, or move to a branch."),
-        Listed("export", "commands:export", "Write a commit's state for other tools, and check it bit for bit."),
+        Listed("export", "taking:export", "Write a commit's state for other tools, and check it bit for bit."),
     ),
     "name them": (
         Listed("branch", "moving:branch", "List, make, rename or delete branches."),

@@ -11,7 +11,7 @@ from ckstore.cli.complete import revisions
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.graph_lines import graph_lines
 from ckstore.cli.progress_line import size
-from ckstore.cli.text import SHORT, age, full, moment, names, oneline, printable, table
+from ckstore.cli.text import SHORT, age, count, full, moment, names, oneline, printable, table
 from ckstore.errors import InvalidInput
 from ckstore.graph.query import ordered
 
@@ -47,7 +47,10 @@ def _status(result: StatusResult, now_ns: int) -> list[str]:
         lines.append("No commits yet.")
     else:
         lines.append(f"Last commit: {oneline(result.head, result.branch)}, {age(now_ns - result.head.time_ns)} ago")
-        lines.append(f"{result.commits} commits in its history; {result.branches} branches, {result.tags} tags.")
+        lines.append(
+            f"{count(result.commits, 'commit')} in its history; {count(result.branches, 'branch')}, "
+            f"{count(result.tags, 'tag')}."
+        )
     lines.append(f"{size(result.stored_bytes)} stored, index {size(result.index_bytes)}; {_verified(result, now_ns)}.")
     inodes = "" if result.disk_free_inodes is None else f", {result.disk_free_inodes} inodes"
     lines.append(f"Left on the disk: {size(result.disk_free_bytes)}{inodes}.")
@@ -57,7 +60,7 @@ def _status(result: StatusResult, now_ns: int) -> list[str]:
 
 
 def _verified(result: StatusResult, now_ns: int) -> str:
-    if not result.stored_bytes:
+    if not result.unverified_bytes and result.last_verified_ns is None:
         return "nothing to verify"
     last = (
         "never verified"
@@ -236,8 +239,9 @@ def du(
 
 def _du(result: DuResult) -> list[str]:
     ratio = f", {result.raw_bytes / result.stored_bytes:.2f}x" if result.stored_bytes else ""
+    given = f"{size(result.raw_bytes)} given, {size(result.stored_bytes)} stored{ratio}."
     lines = [
-        f"{result.commits} commits: {size(result.raw_bytes)} given, {size(result.stored_bytes)} stored{ratio}.",
+        f"{count(result.commits, 'commit')}: {given}",
         f"On the disk: {size(result.disk_bytes)} in packs and journal, {size(result.index_bytes)} index (a cache)"
         + (f"; {size(result.unreached_bytes)} that no branch or tag reaches." if result.unreached_bytes else "."),
     ]

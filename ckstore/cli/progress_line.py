@@ -1,13 +1,16 @@
-"""Progress as one line: redrawn on a terminal, a new one every half minute elsewhere."""
+"""Progress: a bar redrawn in place on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from typing import TextIO
 
 _REDRAW_S = 0.1
 _REPORT_S = 30.0
+_NARROWEST = 8
+_WIDEST = 30
 
 
 class ProgressLine:
@@ -44,11 +47,16 @@ class ProgressLine:
         elapsed = max(now - self._began, 1e-6)
         rate = self._done / elapsed
         left = (self._total - self._done) / rate if rate else 0.0
-        share = 100 * self._done / self._total if self._total else 100.0
-        return (
-            f"{self._what} {size(self._done)} of {size(self._total)} ({share:.0f}%), "
+        share = self._done / self._total if self._total else 1.0
+        said = (
+            f"{self._what} {size(self._done)} of {size(self._total)} ({share:.0%}), "
             f"{size(int(rate))}/s, {left:.0f} s left"
         )
+        room = shutil.get_terminal_size().columns - len(said) - 4
+        if not self._live or room < _NARROWEST:
+            return said
+        width = min(room, _WIDEST)
+        return f"[{'#' * round(share * width):-<{width}}] {said}"
 
 
 def size(count: float) -> str:

@@ -11,7 +11,7 @@ from ckstore.api import default_author, now
 from ckstore.cli.complete import revisions
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.progress_line import size
-from ckstore.cli.text import left_out, printable, table
+from ckstore.cli.text import count, left_out, printable, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,26 +83,27 @@ def import_(
     from ckstore.porcelain import import_files as verb  # the parsers: no other command should wait for them
 
     told = settings(context, json_flag=json)
-    options = verb.ImportOptions(
-        folder=folder,
-        now_ns=told.now_ns,
-        patterns=pattern or (),
-        branch=branch,
-        metric_from=metric_from,
-        table=metrics_csv,
-        preset=preset,
-        author=default_author(),
-        offset_min=now()[1],
-        opaque=opaque,
-    )
     with told.open() as repository:
+        options = verb.ImportOptions(
+            folder=folder,
+            now_ns=told.now_ns,
+            patterns=pattern or (),
+            branch=branch,
+            metric_from=metric_from,
+            table=metrics_csv,
+            preset=preset,
+            author=default_author(repository.config),
+            offset_min=now()[1],
+            opaque=opaque,
+        )
         plan = verb.plan_import(repository, options)
         if dry_run:
             emit(told, plan, "\n".join(_planned(plan)))
         else:
             if replace and not yes:
                 told.confirm(
-                    f"Delete the originals of {len(plan.entries)} checkpoints once each has come back?", "--yes"
+                    f"Delete the originals of {count(len(plan.entries), 'checkpoint')} once each has come back?",
+                    "--yes",
                 )
             result = verb.execute_import(repository, plan, told.bar(), replace_originals=replace)
             emit(told, result, "\n".join(_imported(result)))
@@ -135,7 +136,7 @@ def _imported(result: ImportResult) -> list[str]:
     there = f", {result.already_there} were there already" if result.already_there else ""
     ratio = _ratio(result.raw_bytes, result.pack_bytes)
     return [
-        f"[{result.branch}] {result.imported} checkpoints imported{there}{freed}",
+        f"[{result.branch}] {count(result.imported, 'checkpoint')} imported{there}{freed}",
         f" {size(result.raw_bytes)} given, {size(result.pack_bytes)} stored ({ratio})",
         *_damaged(result.damaged),
     ]
@@ -152,8 +153,8 @@ def _text(result: ScanResult, price: float) -> str:
     sure = f" ± {size(result.error_bytes)}" if result.error_bytes else ""
     lines = [
         f"{size(raw)} would become {size(stored)}{sure}: {_ratio(raw, stored)}, {size(max(raw - stored, 0))} saved.",
-        f"{result.checkpoints} checkpoints in {result.files} files; {size(result.unique_bytes)} without what is there"
-        f" twice ({_encoded(result)}).",
+        f"{count(result.checkpoints, 'checkpoint')} in {count(result.files, 'file')}; {size(result.unique_bytes)}"
+        f" without what is there twice ({_encoded(result)}).",
         f"To import it takes about {_duration(result.import_s)} on this machine; at ${price:g} a GB and month it costs"
         f" ${raw * price / 1e9:.2f} now, ${stored * price / 1e9:.2f} then.",
         "",

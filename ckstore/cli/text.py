@@ -95,6 +95,12 @@ def age(length_ns: float) -> str:
     )
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: `1 branch`, `2 branches`."""
+    plural = "" if number == 1 else "es" if noun.endswith(("ch", "x", "s")) else "s"
+    return f"{number} {noun}{plural}"
+
+
 def printable(text: str) -> str:
     """Text without what could steer a terminal: it may come from a stranger's repository."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -139,8 +139,8 @@ def compare(dtype: str, item_size: int, before: memoryview, after: memoryview, s
 
 
 def row_major(data: memoryview, item_size: int, sizes: tuple[int, ...], steps: tuple[int, ...]) -> memoryview:
-    """The elements that lie `steps` elements apart, in row-major order; raises MemoryError."""
-    flat = np.frombuffer(data, np.dtype(f"V{item_size}"))
+    """The elements that lie `steps` elements apart, in row-major order. Raises MemoryError."""
+    flat = np.frombuffer(data, np.complex128 if item_size == 16 else f"u{item_size}")
     strides = tuple(step * item_size for step in steps)
     laid = np.lib.stride_tricks.as_strided(flat, sizes, strides, writeable=False)
     return memoryview(np.ascontiguousarray(laid).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
@@ -152,17 +152,19 @@ def _summary(kind: _Kind, raw: Array, scratch: Scratch) -> Summary:
     kind.load(raw, reals)
     values = reals if kind.reals == 1 else np.hypot(reals[::2], reals[1::2], out=scratch.after.take(count))
     nans = infs = 0
-    if not math.isfinite(values.sum()):  # also where finite ones add up to more than a double holds
+    total = float(values.sum())
+    if not math.isfinite(total):  # also where finite ones add up to more than a double holds
         nan, inf = _not_finite(reals, kind.reals)
         nans, infs = int(np.count_nonzero(nan)), int(np.count_nonzero(inf))
         values = values[~(nan | inf)]
+        total = float(values.sum())
     if not len(values):
         return Summary(nans=nans, infs=infs)
     low, high = float(values.min()), float(values.max())
     zeros = int(np.count_nonzero(np.equal(values, 0, out=scratch.mask.take(len(values)))))
     shift = _shift(kind, max(-low, high))
     scaled = np.ldexp(values, shift) if shift else values
-    mean = float(scaled.mean())
+    mean = (float(scaled.sum()) if shift else total) / len(values)
     apart = np.subtract(scaled, mean, out=scratch.change.take(len(values)))
     ends: tuple[int | float, int | float] = (low, high)
     if kind.integer is not None:

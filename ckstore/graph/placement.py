@@ -145,6 +145,8 @@ class Grid(NamedTuple):
         first = self.steps[0]
         if any(steps != first for steps in self.steps):
             return False
+        if first == row_major(self.sizes):
+            return True
         expected = 1
         for step, size in sorted(zip(first, self.sizes, strict=True)):
             if step != expected:
@@ -155,6 +157,8 @@ class Grid(NamedTuple):
 
 def grid(*places: Place) -> Grid:
     """The common grid of tensors that have the same shape and dtype."""
+    if not any(0 in one.steps for one in places):
+        return Grid(1, places[0].sizes, tuple(one.steps for one in places))
     dimensions = list(zip(places[0].sizes, *(one.steps for one in places), strict=True))
     kept = [(size, *steps) for size, *steps in dimensions if any(steps) or not size]
     repeats = math.prod(size for size, *steps in dimensions if size and not any(steps))
@@ -164,7 +168,7 @@ def grid(*places: Place) -> Grid:
 
 def is_streamed(shape: Grid, *places: Place) -> bool:
     """Whether the tensors can be looked at chunk by chunk."""
-    return shape.is_dense and all(one.is_aligned for one in places)
+    return not shape.elements or (shape.is_dense and all(one.is_aligned for one in places))
 
 
 def is_measurable(shape: Grid, *places: Place) -> bool:

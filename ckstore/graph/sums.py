@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,13 +101,12 @@ class Change:
 
 def added_up(parts: Iterable[Summary]) -> Summary:
     """What the parts of a tensor add up to (Chan, Golub and LeVeque, 1979)."""
-    total = Summary()
-    for part in parts:
-        total = _joined(total, part)
-    return total
+    return reduce(_joined, parts, None) or Summary()
 
 
-def _joined(one: Summary, other: Summary) -> Summary:
+def _joined(one: Summary | None, other: Summary) -> Summary:
+    if one is None:
+        return other
     finite = one.finite + other.finite
     shift = _shift((one.shift, bool(one.mean or one.squares)), (other.shift, bool(other.mean or other.squares)))
     mean, apart = _scaled(one.mean, shift - one.shift), 0.0
@@ -132,13 +132,12 @@ def _joined(one: Summary, other: Summary) -> Summary:
 
 def pairs_added_up(parts: Iterable[PairSums]) -> PairSums:
     """What the parts of a pair of tensors add up to."""
-    total = PairSums()
-    for part in parts:
-        total = _paired(total, part)
-    return total
+    return reduce(_paired, parts, None) or PairSums()
 
 
-def _paired(one: PairSums, other: PairSums) -> PairSums:
+def _paired(one: PairSums | None, other: PairSums) -> PairSums:
+    if one is None:
+        return other
     shift = _shift((one.shift, bool(one.before or one.after)), (other.shift, bool(other.before or other.after)))
     left, right = 2 * (shift - one.shift), 2 * (shift - other.shift)
     return PairSums(

@@ -201,7 +201,8 @@ class _Matching:
     def _match_tensors(self, before: int, after: int, one: Tensor | Alias, other: Tensor | Alias) -> None:
         assert self._before is not None
         assert self._after is not None
-        old, new = place(self._before, before), place(self._after, after)
+        old = place(self._before, before)
+        new = old if self._before is self._after else place(self._after, after)
         path = self._after.path(after)
         if (old.dtype, old.shape) != (new.dtype, new.shape):
             self._found.retyped.append(Retype(path, old, new))
@@ -241,6 +242,8 @@ def _same_container(before: Structure, one: int, after: Structure, other: int) -
 
 def verdict(before: Place, after: Place) -> Verdict:
     """What ids say of two tensors of the same dtype and shape."""
+    if before is after:
+        return Verdict.SAME
     both = grid(before, after)
     if not both.elements:
         return Verdict.SAME

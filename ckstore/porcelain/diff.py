@@ -78,8 +78,8 @@ class RetypedTensor:
 class ChangedTensor:
     """A tensor with other elements; `change` holds the figures, None unless `stat` was asked for.
 
-    It is None also where several elements of the tensor share bytes in another way than by `expand`. The rest as in
-    TensorType.
+    It is None also where elements of the tensor share bytes in another way than by `expand`; where two such tensors
+    lie differently they count as changed. The rest as in TensorType.
     """
 
     path: str

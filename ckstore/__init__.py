@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "open": "ckstore.api",
-    "Repo": "ckstore.api",
-    "Checkpoint": "ckstore.api",
+    "open": "ckstore.api.repo",
+    "Repo": "ckstore.api.repo",
+    "Checkpoint": "ckstore.api.checkpoint",
     "CommitInfo": "ckstore.graph.history",
     "CommitResult": "ckstore.checkpoint.store",
     "LoadReport": "ckstore.torch.load_into",
@@ -68,7 +68,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from ckstore.api import Checkpoint, Repo, open  # noqa: A004
+    from ckstore.api.checkpoint import Checkpoint
+    from ckstore.api.repo import Repo, open  # noqa: A004
     from ckstore.checkpoint.store import CommitResult
     from ckstore.errors import (
         Auth,

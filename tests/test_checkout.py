@@ -724,12 +724,18 @@ LIES: dict[str, dict[str, Any]] = {
     "an entry that is not there": {"size": 8, "segments": (Segment(4, 0, 9, 0, 4),), "components": ("c",)},
     "a negative entry": {"size": 8, "segments": (Segment(4, 0, -1, 0, 4),), "components": ("c",)},
     "an entry that is no tensor": {"size": 8, "segments": (Segment(4, 0, 0, 0, 4),), "components": ("c",)},
-    "more than the span has": {"size": 4 + 99, "segments": (Segment(4, 0, 1, 0, 99),), "components": ("c",)},
+    "more than the span has": {"size": 4 + 9, "segments": (Segment(4, 0, 1, 0, 9),), "components": ("c",)},
+    "far more than the span has": {"size": 4 + 99, "segments": (Segment(4, 0, 1, 0, 99),), "components": ("c",)},
     "a place beyond the span": {"size": 8, "segments": (Segment(4, 0, 1, 99, 4),), "components": ("c",)},
     "a negative place": {"size": 8, "segments": (Segment(4, 0, 1, -4, 4),), "components": ("c",)},
+    "a negative length": {
+        "size": 4,
+        "segments": (Segment(4, 0, 1, 0, 4), Segment(0, 0, 1, 8, -4)),
+        "components": ("c",),
+    },
     "a slab that is not there": {"size": 8, "segments": (Segment(4, 0, 2, 0, 4),), "components": ("c",)},
     "a place before the slab": {"size": 8, "segments": (Segment(4, 0, 3, 0, 4),), "components": ("c",)},
-    "no chunks": {"size": 8, "segments": (Segment(4, 0, 4, 0, 4),), "components": ("c",)},
+    "no bytes": {"size": 8, "segments": (Segment(4, 0, 4, 0, 4),), "components": ("c",)},
     "gaps without chunks": {"gaps": Chunks(4, b"")},
     "endless gaps": {"size": 1 << 62, "gaps": Chunks(1 << 62, b"x" * 32), "segments": (Segment(1 << 62, 0, 0, 0, 0),)},
 }
@@ -743,8 +749,8 @@ def liar(data: InSlab) -> Tensor:
 def test_files_that_contradict_themselves(
     repo: ckstore.Repo, forger: Forger, out: Path, changes: dict[str, Any]
 ) -> None:
-    slab = Slab("uint8", 8, forger.chunk(b"12345678"))
-    values = [liar(InSlab(0, 0, 8)), liar(InSlab(1, 0, 8)), liar(InSlab(0, -1, 8)), liar(InSlab(0, 8, 8))]
+    slab = Slab("uint8", 16, forger.chunk(b"1234567812345678"))
+    values = [liar(InSlab(0, 4, 8)), liar(InSlab(1, 0, 8)), liar(InSlab(0, -1, 8)), liar(InSlab(0, 16, 8))]
     own = Tree(CHUNK_SIZE, (slab,), (Entry(None, ListOf(4)), *(Entry(None, value) for value in values)))
     branch = forger.files({".": FOLDER, "good": file(), "bad": file(**changes)}, c=own)
     with pytest.raises((Format, Integrity, StoreFull)):
@@ -760,6 +766,7 @@ def test_spans_that_lie_are_not_converted(repo: ckstore.Repo, forger: Forger, ou
         Tensor("uint8", (9,), None, 0, InSlab(0, 0, 9), 0),
         Tensor("uint8", (8,), None, 1, InSlab(0, 0, 8), 0),
         Tensor("uint8", (8,), None, -1, InSlab(0, 4, 8), 0),
+        Tensor("uint8", (8,), None, 0, InSlab(0, 0, 4), 0),
         Tensor("uint8", (4,), None, 0, InSlab(2, 0, 4), 0),
         Tensor("uint8", (-2, -3), None, 0, InSlab(0, 0, 8), 0),
         Tensor("uint8", (1 << 40,), None, 0, InSlab(0, 0, 8), 0),
@@ -860,6 +867,20 @@ def test_no_room_on_the_disk(repo: ckstore.Repo, tmp_path: Path, out: Path, name
     assert (ran.returncode, ran.stdout.strip()) == (0, "store-full True"), ran.stderr
     assert below(out) == ([name] if there else [])
     assert not there or (out / name).read_text() == "old"
+
+
+def test_files_that_fit_one_by_one_but_not_together(
+    repo: ckstore.Repo, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is free is looked at before the first file is written."""
+    largest, extra = (folder / "model.safetensors").stat().st_size, (folder / "sub/extra.pt").stat().st_size
+    repo.commit_files(folder)
+    real = os.statvfs(folder)
+    room = os.statvfs_result((1, 1, real.f_blocks, largest + extra - 1, largest + extra - 1, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: room)
+    refused(lambda: repo.checkout("HEAD", out), StoreFull, match="do not fit")
+    assert not out.exists()
+    repo.checkout("HEAD", out, only="model.*")
 
 
 @pytest.mark.parametrize("name", ["file", "x.safetensors", "x.pt"])

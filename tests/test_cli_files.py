@@ -147,6 +147,9 @@ def test_names_cannot_steer_the_terminal(shell: Shell, run: Path) -> None:
     text = shell.run("checkout", "main", "-o", "back").stdout
     assert "\x1b" not in text
     assert len(text.splitlines()) == 6
+    refused = shell.run("checkout", "main", "-o", "back", code=2).stderr
+    assert "?[2Jgone exists" in refused
+    assert "\x1b" not in refused
     paths = [path for path, _ in shell.json("checkout", "main", "-o", "again")["result"]["files"]]
     assert sorted(os.fsencode(path) for path in paths)[0] == b"again/\x1b[2Jgone"
     assert snapshot(shell.folder / "back") == snapshot(run)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ckstore
-from ckstore.api import default_author, settings_layers, user_settings_file
+from ckstore.api.environment import default_author, settings_layers, user_settings_file
 from ckstore.codec.preset import PRESETS
 from ckstore.config import (
     DEFAULT,
@@ -566,7 +566,7 @@ def test_settings_reach_commits_and_revisions(tmp_path: Path, monkeypatch: pytes
 
 def test_only_changing_them_loads_the_editor() -> None:
     said = run(
-        "import sys, ckstore.api, ckstore.porcelain.settings as verb\n"
+        "import sys, ckstore.api.repo, ckstore.porcelain.settings as verb\n"
         "from ckstore.config import Config\n"
         "from pathlib import Path\n"
         "verb.list_settings(Config())\n"

@@ -58,8 +58,8 @@ def compared(
     repo: ckstore.Repo, before: object, after: object, only: Sequence[str] | None = None, *, stat: bool = True
 ) -> DiffResult:
     """The diff of two states, committed one after the other."""
-    repo.commit(before)
-    repo.commit(after)
+    repo.commit(before, preset="fast")
+    repo.commit(after, preset="fast")
     return diff(repo._repository, "HEAD~1", "HEAD", DiffOptions(0, only, stat))
 
 
@@ -173,9 +173,9 @@ def test_all_values_of_the_small_floats(repo: ckstore.Repo, name: str) -> None:
 @pytest.mark.parametrize("exponent", [-1000, -600, -400, 400, 600, 1000])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_doubles_whose_squares_are_none(repo: ckstore.Repo, exponent: int, dtype: torch.dtype) -> None:
-    before = torch.randn(300_000, dtype=dtype) * 2.0**exponent
-    before[:200_000] = 0
-    after = before + torch.randn(300_000, dtype=dtype) * 2.0 ** (exponent - 5)
+    before = torch.randn(200_000, dtype=dtype) * 2.0**exponent
+    before[:140_000] = 0
+    after = before + torch.randn(200_000, dtype=dtype) * 2.0 ** (exponent - 5)
     found = figures(compared(repo, {"m": [before]}, {"m": [after]}))
     assert_figures(found, before, after, 2.0**-exponent)
 
@@ -230,10 +230,10 @@ def test_chunks_that_lie_elsewhere_now(repo: ckstore.Repo) -> None:
 def test_the_sums_do_not_depend_on_threads(tmp_path: Path) -> None:
     before, after = mixed(torch.float32, 5_000_000, 3)
     found = []
-    for threads in (1, 2, 4):
+    for threads in (1, 4):
         with ckstore.open(tmp_path / str(threads), threads=threads) as repo:
             found.append(figures(compared(repo, {"m": [before]}, {"m": [after]})))
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 # Places: how the elements lie
@@ -253,7 +253,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (700, 600)], ids=["in slabs", "in chunks"])
+@pytest.mark.parametrize("shape", [(20, 30), (500, 530)], ids=["in slabs", "in chunks"])
 def test_any_layout_against_any(repo: ckstore.Repo, shape: tuple[int, int]) -> None:
     old = big(1, *shape)
     new = old.clone()
@@ -273,6 +273,28 @@ def test_any_layout_against_any(repo: ckstore.Repo, shape: tuple[int, int]) -> N
     assert [(tensor.path, tensor.change) for tensor in component(quick).changed] == [(path, None) for path in changes]
     assert component(quick).unchanged == len(pairs)
     assert (quick.compared_bytes, quick.differing_bytes) == (result.compared_bytes, result.differing_bytes)
+
+
+@pytest.mark.parametrize("size", [100, 400_000])
+def test_a_view_that_moved_over_the_same_bytes(repo: ckstore.Repo, size: int) -> None:
+    whole = torch.randn(size)
+    for shift in (1, 3):
+        before, after = whole[10 : size - 10], whole[10 + shift : size - 10 + shift]
+        for stat in (True, False):
+            result = compared(repo, {"m": [whole, before]}, {"m": [whole, after]}, stat=stat)
+            assert single(result).path == "m.1"
+            assert component(result).unchanged == 1
+            if stat:
+                assert_figures(figures(result), before, after)
+
+
+def test_what_lies_in_gaps_does_not_count(repo: ckstore.Repo) -> None:
+    whole = torch.randn(700, 600)
+    other = whole.clone()
+    other[:, 550] += 1
+    for stat in (True, False):
+        result = compared(repo, {"m": [whole[:, :540]]}, {"m": [other[:, :540]]}, stat=stat)
+        assert (component(result).unchanged, result.differing_bytes) == (1, 0)
 
 
 def test_a_turned_tensor_is_the_same(repo: ckstore.Repo) -> None:

@@ -186,6 +186,15 @@ def test_the_paths_that_differ(repo: ckstore.Repo) -> None:
     assert (few.paths, few.path_count) == (result.paths[:4], 9)
 
 
+def test_chunks_that_differ_in_a_gap_are_not_certain(repo: ckstore.Repo) -> None:
+    whole = torch.randn(700, 600)
+    other = whole.clone()
+    other[:, 500] += 1
+    run(repo, "a", [{"m": whole[:, :400]}])
+    run(repo, "b", [{"m": other[:, :400]}])
+    assert [(one.path, one.is_certain) for one in found(repo).paths] == [("m", False)]
+
+
 def test_nothing_of_a_tensor_is_read(repo: ckstore.Repo) -> None:
     run(repo, "a", [state(n) for n in range(3)])
     run(repo, "b", [state(n if n < 1 else -n) for n in range(3)])

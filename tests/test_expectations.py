@@ -54,7 +54,7 @@ def test_progress_is_a_line_now_and_then_elsewhere(monkeypatch: pytest.MonkeyPat
         bar.advance(1)
     assert out.getvalue() == ""
     now = 1000.0
-    monkeypatch.setattr(progress_line.time, "monotonic", lambda: now)
+    monkeypatch.setattr("ckstore.cli.progress_line.time.monotonic", lambda: now)
     bar.start("storing", 1000)
     for _ in range(99):
         now += 1

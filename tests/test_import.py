@@ -150,6 +150,33 @@ def test_folders_are_imported_and_replaced(repo: ckstore.Repo, tmp_path: Path) -
     assert torch.load(tmp_path / "back" / "sub" / "weights.pt")["step"] == 900
 
 
+def test_a_repository_in_an_original_stays(repo: ckstore.Repo, tmp_path: Path) -> None:
+    """It is no part of the commit, and so must not go with it."""
+    folder = tmp_path / "out" / "step_1"
+    saved(folder / "a.pt", step=1)
+    with ckstore.open(folder / "sub", cache=tmp_path / "cache") as inner:
+        inner.commit({"x": 1})
+    with pytest.raises(Conflict, match="is not in the commit") as caught:
+        repo.import_files(tmp_path / "out", "step_?", replace=True)
+    assert caught.value.hint
+    with ckstore.open(folder / "sub", create=False, cache=tmp_path / "cache") as inner:
+        assert inner["HEAD"].load() == {"x": 1}
+    assert (folder / "a.pt").exists()
+
+
+def test_a_folder_whose_links_changed_stays(repo: ckstore.Repo, tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "step_1"
+    for name in ("a.pt", "b.pt"):
+        saved(folder / name, step=1)
+    (folder / "best").symlink_to("a.pt")
+    repo.import_files(tmp_path / "out", "step_?")
+    (folder / "best").unlink()
+    (folder / "best").symlink_to("b.pt")
+    with pytest.raises(Conflict):
+        repo.import_files(tmp_path / "out", "step_?", replace=True)
+    assert (folder / "best").exists()
+
+
 def test_a_folder_whose_deletion_was_cut_short_is_finished(repo: ckstore.Repo, tmp_path: Path) -> None:
     for step in (1, 2):
         saved(tmp_path / "out" / f"step_{step}" / "a.pt", step=step)

@@ -38,7 +38,7 @@ NUMERIC = sorted(name for name in DTYPES if is_numeric(name) and name == str(DTY
 
 
 def shown(repo: ckstore.Repo, state: object, **options: Any) -> ShowResult:
-    repo.commit(state)
+    repo.commit(state, preset="fast")
     return show(repo._repository, "HEAD", ShowOptions(0, **options))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
@@ -19,7 +20,6 @@ from ckstore.objects.tree import File, Folder, Link, walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from ckstore.objects.commit import Commit
     from ckstore.objects.leaf import Key
@@ -121,9 +121,7 @@ def write_files(found: CommittedFiles, targets: Targets, progress: Progress) -> 
 
     A file appears whole, under its name only once all of it was read and hashed, with the mode and times it had.
     """
-    for folder in {path.parent for path in targets.files.values()}:
-        sizes = [found.files[name].size for name, path in targets.files.items() if path.parent == folder]
-        durable.check_room(folder, sum(sizes), len(sizes))
+    _check_room(found, targets)
     fresh = [name for name, path in targets.folders.items() if not path.exists()]
     for path in targets.folders.values():
         durable.make_folder(path)
@@ -139,6 +137,13 @@ def write_files(found: CommittedFiles, targets: Targets, progress: Progress) -> 
         about = found.folders[name]
         durable.stamp(targets.folders[name], about.mode & _MODE, about.mtime_ns)
     return [(path, found.files[name].size) for name, path in targets.files.items()]
+
+
+def _check_room(found: CommittedFiles, targets: Targets) -> None:
+    """Raise `StoreFull` unless all files fit; they are taken to go to one disk."""
+    if targets.files:
+        folder = os.path.commonpath([path.parent for path in targets.files.values()])
+        durable.check_room(Path(folder), sum(found.files[name].size for name in targets.files), len(targets.files))
 
 
 def _check_free(targets: Targets, output: Path, *, force: bool) -> None:

@@ -206,8 +206,7 @@ def _stored(one: Picked, value: Tensor | Alias, runs: TreeRuns) -> Iterator[memo
     owner = one.structure.nodes[one.structure.owner(value, one.ordinal)].entry.value
     assert isinstance(owner, Tensor)
     run, start = runs.of_tensor(owner)
-    held = min(owner.data.length, run.length - start)
-    if value.offset < 0 or value.offset + one.described.size_bytes > held:
+    if value.offset < 0 or value.offset + one.described.size_bytes > owner.data.length:
         raise Format(f"{one.structure.path(one.ordinal)} reaches beyond its span")
     yield from run.read(start + value.offset, one.described.size_bytes)
 

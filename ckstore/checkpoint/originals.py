@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckstore import durable
@@ -12,8 +14,7 @@ from ckstore.files.source import Files
 from ckstore.storage.pack_file import evict
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from ckstore.files.collect import Collected
     from ckstore.repository import Repository
 
 _DOOMED = ".ckstore-imported"
@@ -27,7 +28,8 @@ def delete_original(repository: Repository, id: str, original: Path) -> None:
     """
     held = committed_files(repository, repository.commits().read_commit(bytes.fromhex(id)))
     found = collect([original])
-    if held is None or set(held.files) != set(found.files):
+    links = {} if held is None else {name: link.target for name, link in held.links.items()}
+    if held is None or set(held.files) != set(found.files) or links != found.links:
         raise Conflict(f"{original} holds other files than when it was imported", hint="import it again")
     evict(repository.store.layout)
     with Files() as files:
@@ -46,10 +48,20 @@ def delete_original(repository: Repository, id: str, original: Path) -> None:
     if found.alone:
         durable.unlink(original)
     else:
+        _check_whole(original, found)
         doomed = original.with_name(original.name + _DOOMED)
         durable.rename(original, doomed)
         _delete(doomed)
     durable.sync_folder(original.parent)
+
+
+def _check_whole(original: Path, found: Collected) -> None:
+    """Raise `Conflict` where the folder holds what its commit does not: a repository, or what came meanwhile."""
+    known = {*found.files, *found.folders, *found.links}
+    for place, folders, files in os.walk(original):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.relative_to(original).as_posix() not in known:
+                raise Conflict(f"{path} is not in the commit", hint="move it elsewhere, then import again")
 
 
 def finish_deleting(folder: Path) -> None:

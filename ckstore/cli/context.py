@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckstore.api import default_cache, now, settings_layers, user_settings_file
+from ckstore.api.environment import default_cache, now, settings_layers, user_settings_file
 from ckstore.cli.progress_line import ProgressLine
 from ckstore.config import Config, merge
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.progress import SILENT
-from ckstore.repository import Repository, open_repository
 
 if TYPE_CHECKING:
     from ckstore.progress import Progress
+    from ckstore.repository import Repository
 
 MIN_WIDTH = 40
 """Narrower terminals get lines that they wrap."""
@@ -47,6 +47,8 @@ class Settings:
 
     def open(self) -> Repository:
         """The repository in or above the folder. Raises `NoRepository`."""
+        from ckstore.repository import open_repository  # the store: help and usage errors need none
+
         in_cache = os.environ.get("CKSTORE_INDEX") == "cache"
         layers = settings_layers()
         return open_repository(self.folder, default_cache(), search=True, index_in_cache=in_cache, layers=layers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckstore.api import default_cache, now, settings_layers
+from ckstore.api.environment import default_cache, now, settings_layers
 from ckstore.cli.context import JsonFlag, Settings, emit, settings
 from ckstore.cli.graph_lines import graph_lines
 from ckstore.cli.progress_line import size

@@ -16,6 +16,7 @@ import typer
 import ckstore
 from ckstore.cli.context import SCHEMA, Settings
 from ckstore.cli.group import Group
+from ckstore.cli.text import lines
 from ckstore.errors import (
     Auth,
     CkstoreError,
@@ -131,13 +132,13 @@ def _fail(code: str, what: str, why: str | None, hint: str | None, retryable: bo
         said = {"code": code, "what": what, "why": why, "hint": hint, "retryable": retryable, "exit_code": exit_code}
         typer.echo(json.dumps({"schema": SCHEMA, "error": said}, indent=2))
     else:
-        typer.echo(f"error: {what}", err=True)
+        typer.echo(f"error: {lines(what)}", err=True)
         if why:
-            typer.echo(f"  {why}", err=True)
+            typer.echo(f"  {lines(why)}", err=True)
         if hint:
-            typer.echo(f"  Fix: {hint}", err=True)
+            typer.echo(f"  Fix: {lines(hint)}", err=True)
     sys.exit(exit_code)
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    typer.echo(f"warning: {message}", err=True)
+    typer.echo(f"warning: {lines(str(message))}", err=True)

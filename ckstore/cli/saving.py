@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckstore.api import default_author, now
+from ckstore.api.environment import default_author, now
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.progress_line import size
 from ckstore.cli.text import SHORT, printable

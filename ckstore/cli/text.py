@@ -106,6 +106,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def lines(text: str) -> str:
+    """`printable`, but with its lines."""
+    return "\n".join(map(printable, text.splitlines()))
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
     """Lines of columns under their names; those numbered in `right` end together."""
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]

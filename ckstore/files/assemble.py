@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckstore.objects.reader import ObjectReader
-    from ckstore.objects.tree import File, Tree
+    from ckstore.objects.tree import File, Segment, Tree
 
 
 def assemble(file: File, own: Tree, trees: Mapping[str, Tree], reader: ObjectReader) -> Iterator[memoryview]:
@@ -34,21 +34,19 @@ def assemble(file: File, own: Tree, trees: Mapping[str, Tree], reader: ObjectRea
         yield from gaps.read(position, segment.gap)
         position += segment.gap
         if segment.length:
-            run, start = _place(file, segment.component, segment.entry, trees, runs)
-            if segment.start + segment.length > run.length - start:
+            value = _tensor(file, segment, trees)
+            if segment.start + segment.length > value.data.length:
                 raise Format("a file's segment reaches beyond its span")
+            run, start = runs[file.components[segment.component]].of_tensor(value)
             yield from run.read(start + segment.start, segment.length)
 
 
-def _place(
-    file: File, component: int, entry: int, trees: Mapping[str, Tree], runs: Mapping[str, TreeRuns]
-) -> tuple[Run, int]:
-    """The run that holds an entry's span, and where in it the span begins."""
-    if not 0 <= component < len(file.components) or file.components[component] not in trees:
+def _tensor(file: File, segment: Segment, trees: Mapping[str, Tree]) -> Tensor:
+    """The entry whose span a segment lies on."""
+    if not 0 <= segment.component < len(file.components) or file.components[segment.component] not in trees:
         raise Format("a file names a component that is not in its commit")
-    name = file.components[component]
-    tree = trees[name]
-    value = tree.entries[entry].value if 0 <= entry < len(tree.entries) else None
+    tree = trees[file.components[segment.component]]
+    value = tree.entries[segment.entry].value if 0 <= segment.entry < len(tree.entries) else None
     if not isinstance(value, Tensor):
         raise Format("a file names an entry that holds no bytes")
-    return runs[name].of_tensor(value)
+    return value

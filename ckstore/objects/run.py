@@ -41,7 +41,13 @@ class Run:
         return run
 
     def read(self, start: int, length: int) -> Iterator[memoryview]:
+        """`length` bytes from `start` on; each view is good until the next is asked for.
+
+        Raises `Format` where the run does not hold them, `Integrity`.
+        """
         end = start + length
+        if not 0 <= start <= end <= self.length:
+            raise Format(f"bytes {start} to {end} were asked for of a run of {self.length}")
         while start < end:
             if not self._first <= start < self._first + self._window.nbytes:
                 self._load(start, end)

@@ -133,8 +133,12 @@ def speed(folder: Path) -> Figures:
         copying, writing = [], []
         with ckstore.open(folder / f"repo-{suffix}-0", threads=THREADS) as opened:
             for _ in range(ROUNDS):
-                writing.append(seconds(lambda opened=opened: opened.checkout("HEAD", folder / "out", force=True)))
+                warm()
+                writing.append(seconds(lambda opened=opened: opened.checkout("HEAD", folder / "out")))
+                _remove(folder / "out")
+                warm()
                 copying.append(seconds(lambda path=path: _copy(path, folder / "copy")))
+                _remove(folder / "copy")
         found[suffix] |= {
             "checkout_s": statistics.median(writing),
             "cp_fsync_s": statistics.median(copying),

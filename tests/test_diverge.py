@@ -130,11 +130,14 @@ def test_commits_with_and_without_steps_do_not_meet(repo: ckstore.Repo) -> None:
     )  # fmt: skip
 
 
-def test_the_newest_commit_of_a_step_counts(repo: ckstore.Repo) -> None:
-    """A run that went back and took other steps is the one it became."""
-    run(repo, "a", [state(0), state(1), state(2)], [0, 10, 20])
-    run(repo, "b", [state(0), state(-1), state(-2), state(1), state(2)], [0, 10, 20, 10, 20])
-    assert found(repo).outcome is Outcome.ALIKE
+def test_a_run_that_went_back(repo: ckstore.Repo) -> None:
+    """What it did after the step it went back to is void."""
+    run(repo, "a", [state(n) for n in range(5)])
+    run(repo, "b", [state(n) for n in (0, 1, -2, -3, 1, 2)], [0, 10, 20, 30, 10, 20])
+    result = found(repo)
+    assert (result.outcome, steps(result), result.meetings) == (Outcome.ALIKE, (20, None), 3)
+    assert result.last_equal is not None
+    assert (result.last_equal.position, result.last_equal.second.id) == (2, repo["b"].id)
 
 
 def test_runs_that_never_part(repo: ckstore.Repo) -> None:

@@ -49,7 +49,7 @@ def shown(page: Path) -> Iterator[Shown]:
 
 def masked(output: str, folder: Path) -> list[str]:
     """The words of an output, without what differs from machine to machine: numbers, ids, places."""
-    for place in (str(folder), "/home/me/runs"):
+    for place in (str(folder), "/home/me/mine"):
         output = output.replace(place, "PLACE")
     return _NUMBER.sub("0", _ID.sub("ID", output)).split()
 

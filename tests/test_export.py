@@ -14,13 +14,14 @@ import safetensors.torch
 import torch
 
 from ckstore.checkpoint.compare import same_pt, same_safetensors
-from ckstore.errors import CkstoreError, Integrity, InvalidInput, NotFound
+from ckstore.errors import Integrity, NotFound
 from tests.equality import assert_same, raw_bytes
 from tests.file_values import trained
 from tests.snapshots import snapshot
+from tests.written import assert_tensors, below, flat, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import ckstore
@@ -32,26 +33,6 @@ FLIPS = 150
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
-
-
-def refused(act: Callable[[], object], *kinds: type[CkstoreError], match: str = ".") -> CkstoreError:
-    """The error, which must say what to do."""
-    with pytest.raises(kinds or InvalidInput, match=match) as caught:
-        act()
-    assert caught.value.hint
-    return caught.value
-
-
-def below(path: Path) -> list[str]:
-    return sorted(str(one.relative_to(path)) for one in path.rglob("*") if not one.is_dir())
-
-
-def assert_tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
-    found = safetensors.torch.load_file(path)
-    assert sorted(found) == sorted(expected)
-    for name, tensor in expected.items():
-        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
-        assert raw_bytes(found[name]) == raw_bytes(tensor), name
 
 
 def tied() -> dict[str, torch.Tensor]:
@@ -71,16 +52,6 @@ def tied() -> dict[str, torch.Tensor]:
         "spread": base[:1, :1].expand(3, 4),
         "nan": torch.tensor([float("nan"), -0.0]),
     }
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found |= flat(item, f"{prefix}{key}.")
-        elif isinstance(item, torch.Tensor):
-            found[f"{prefix}{key}"] = item
-    return found
 
 
 # pytorch and safetensors

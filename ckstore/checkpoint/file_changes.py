@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.committed_files import CommittedFiles, committed_files, matching
 from ckstore.checkpoint.state import structure
-from ckstore.graph.file_pieces import file_pieces
-from ckstore.graph.pieces import paired
+from ckstore.graph.file_portions import file_portions
+from ckstore.graph.portions import paired
 from ckstore.objects.tree import File
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ckstore.graph.pieces import Piece
+    from ckstore.graph.portions import Portion
     from ckstore.objects.commit import Commit
     from ckstore.objects.structure import Structure
     from ckstore.objects.tree import Folder, Link
@@ -62,7 +62,7 @@ def changed_files(
         from ckstore.checkpoint.measure import differ  # numpy
 
         progress.start("comparing files", sum(_size(listed[1][name]) for name in same_size))
-        contents = [paired(sides[0].pieces(name), sides[1].pieces(name)) for name in same_size]
+        contents = [paired(sides[0].portions(name), sides[1].portions(name)) for name in same_size]
         for name, differs in zip(same_size, differ(repository.store, contents, progress), strict=True):
             if differs:
                 size = _size(listed[1][name])
@@ -93,13 +93,13 @@ class _Side:
         every |= {**self._files.folders, **self._files.links}
         return every if only is None else {name: every[name] for name in matching(list(every), only)}
 
-    def pieces(self, name: str) -> Iterator[Piece]:
+    def portions(self, name: str) -> Iterator[Portion]:
         """A file's bytes. Raises `Format`."""
         file = self.files.files[name]
         for component in file.components:
             if component in self.trees and component not in self._structures:
                 self._structures[component] = structure(self._repository, self._commit, component)
-        return file_pieces(file, self.files.own, self._structures)
+        return file_portions(file, self.files.own, self._structures)
 
 
 def _kind(entry: object) -> str:

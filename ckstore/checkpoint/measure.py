@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from ckstore.codec.room import Room
 from ckstore.errors import InvalidInput
 from ckstore.graph.numbers import Scratch, compare, is_numeric, row_major, summarise
-from ckstore.graph.pieces import are_different, are_same, paired, pieces
 from ckstore.graph.placement import grid, is_measurable, is_streamed
+from ckstore.graph.portions import are_different, are_same, paired, portions
 from ckstore.graph.sums import PairSums, added_up, pairs_added_up
 from ckstore.objects.run import Run
 from ckstore.objects.tree import CHUNK_SIZE
@@ -21,8 +21,8 @@ from ckstore.storage.workers import PerThread, jobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from ckstore.graph.pieces import Piece, PiecePair
     from ckstore.graph.placement import Grid, Place
+    from ckstore.graph.portions import Portion, PortionPair
     from ckstore.graph.sums import Summary
     from ckstore.objects.reader import ObjectReader
     from ckstore.progress import Progress
@@ -49,7 +49,7 @@ def summaries(store: Store, tensors: Sequence[Place], progress: Progress) -> lis
 
     def items() -> Iterator[_Item]:
         for n in _by_run(streamed, tensors):
-            yield from (_Item(n, (piece,)) for piece in pieces(tensors[n].stretch))
+            yield from (_Item(n, (portion,)) for portion in portions(tensors[n].stretch))
 
     work = _Measuring(store, progress, len(tensors), compute, added_up)
     work.stream(items())
@@ -96,7 +96,7 @@ def pair_sums(
     def items() -> Iterator[_Item]:
         streamed = [n for n, way in enumerate(ways) if way in (_Way.STREAM, _Way.BYTES)]
         for n in _by_run(streamed, [after for _, after in pairs]):
-            for pair in paired(pieces(pairs[n][0].stretch), pieces(pairs[n][1].stretch)):
+            for pair in paired(portions(pairs[n][0].stretch), portions(pairs[n][1].stretch)):
                 if ways[n] is _Way.STREAM or not (are_same(pair) or are_different(pair)):
                     yield _Item(n, pair)
                 else:
@@ -112,8 +112,8 @@ def pair_sums(
     return [None if way is _Way.NONE else work.total(n) for n, way in enumerate(ways)]
 
 
-def differ(store: Store, contents: Sequence[Iterator[PiecePair]], progress: Progress) -> list[bool]:
-    """Of each pair of contents, cut into pieces, whether any byte differs. Raises `Integrity`."""
+def differ(store: Store, contents: Sequence[Iterator[PortionPair]], progress: Progress) -> list[bool]:
+    """Of each pair of contents, cut into portions, whether any byte differs. Raises `Integrity`."""
 
     def items() -> Iterator[_Item]:
         for n, content in enumerate(contents):
@@ -137,10 +137,10 @@ def _bytes_differ(views: Views) -> PairSums:
 
 
 class _Item(NamedTuple):
-    """Pieces of number `number` that stand for the same place."""
+    """Portions of number `number` that stand for the same place."""
 
     number: int
-    pieces: tuple[Piece, ...]
+    portions: tuple[Portion, ...]
 
 
 def _by_run(numbers: Sequence[int], tensors: Sequence[Place]) -> list[int]:
@@ -159,18 +159,18 @@ class _Buffers:
         self._rooms = (Room(CHUNK_SIZE), Room(CHUNK_SIZE))
         self._held = [(b"", memoryview(b"")), (b"", memoryview(b""))]
 
-    def read(self, side: int, piece: Piece, reader: ObjectReader) -> memoryview:
-        """The bytes of a piece; good until one of the same side or of one before is read. Raises `Integrity`."""
-        part = slice(piece.offset, piece.offset + piece.length)
-        if not piece.id:
-            return memoryview(piece.inline)[part]
+    def read(self, side: int, portion: Portion, reader: ObjectReader) -> memoryview:
+        """The bytes of a portion; good until one of the same side or of one before is read. Raises `Integrity`."""
+        part = slice(portion.offset, portion.offset + portion.length)
+        if not portion.id:
+            return memoryview(portion.inline)[part]
         for id, held in self._held[: side + 1]:
-            if id == piece.id and held.nbytes == piece.chunk_length:
+            if id == portion.id and held.nbytes == portion.chunk_length:
                 return held[part]
         self._held[side] = (b"", memoryview(b""))
-        chunk = self._rooms[side].take(piece.chunk_length)
-        reader.read_into(piece.id, chunk)
-        self._held[side] = (piece.id, chunk)
+        chunk = self._rooms[side].take(portion.chunk_length)
+        reader.read_into(portion.id, chunk)
+        self._held[side] = (portion.id, chunk)
         return chunk[part]
 
 
@@ -211,13 +211,15 @@ class _Measuring(Generic[T]):
             order, listed = job
             buffers, parts = self._buffers.get(_Buffers), dict[int, list[T]]()
             for item in listed:
-                views = tuple(buffers.read(side, piece, self._store.objects) for side, piece in enumerate(item.pieces))
+                views = tuple(
+                    buffers.read(side, portion, self._store.objects) for side, portion in enumerate(item.portions)
+                )
                 parts.setdefault(item.number, []).append(self._compute(item.number, views, buffers.scratch))
                 self._progress.advance(views[-1].nbytes)
             for number, some in parts.items():
                 self.add(number, order, self._join(some))
 
-        self._store.workers.map(work, enumerate(jobs(items, lambda item: item.pieces[-1].length)))
+        self._store.workers.map(work, enumerate(jobs(items, lambda item: item.portions[-1].length)))
 
     def gather(self, number: int, places: tuple[Place, ...], shape: Grid) -> None:
         """Take in tensors whose elements must be brought into row-major order first."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.codec.element import element
 from ckstore.errors import Format
-from ckstore.graph.pieces import Stretch
+from ckstore.graph.portions import Stretch
 from ckstore.objects.tree import Alias, InSlab, Tensor, check_run, row_major
 
 if TYPE_CHECKING:

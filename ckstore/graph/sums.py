@@ -37,7 +37,7 @@ class PairSums:
 
     `before` and `after` are sums of squares, `change` that of the differences, `product` the sum of products, all of
     values times 2 ** `shift`; `largest` is the largest absolute difference as it is. `differing_bytes` are those of
-    the pieces in which anything differs.
+    the portions in which anything differs.
     """
 
     elements: int = 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckstore.graph.pieces import are_different, paired, pieces, stretches_are_same
 from ckstore.graph.placement import grid, place
+from ckstore.graph.portions import are_different, paired, portions, stretches_are_same
 from ckstore.objects.tree import (
     Alias,
     Container,
@@ -251,6 +251,6 @@ def verdict(before: Place, after: Place) -> Verdict:
         return Verdict.UNDECIDED
     if stretches_are_same(before.stretch, after.stretch):
         return Verdict.SAME
-    if both.is_dense and any(map(are_different, paired(pieces(before.stretch), pieces(after.stretch)))):
+    if both.is_dense and any(map(are_different, paired(portions(before.stretch), portions(after.stretch)))):
         return Verdict.DIFFERENT
     return Verdict.UNDECIDED

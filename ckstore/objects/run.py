@@ -19,15 +19,34 @@ if TYPE_CHECKING:
 _WINDOW_CHUNKS = 16
 
 
-class Run:
-    """A run of chunks, read at any place; the last few chunks stay at hand for short neighbours."""
+class Room:
+    """Memory that is used again: to take new memory for every window costs as much as to decode into it."""
 
-    def __init__(self, length: int, ids: bytes, chunk_size: int, reader: ObjectReader) -> None:
+    def __init__(self) -> None:
+        self._held = memoryview(bytearray())
+
+    def take(self, length: int) -> memoryview:
+        """`length` bytes; they hold anything, and are good until the next are taken."""
+        if self._held.nbytes < length:
+            self._held = memoryview(bytearray(length))
+        return self._held[:length]
+
+
+class Run:
+    """A run of chunks, read at any place; the last few chunks stay at hand for short neighbours.
+
+    Runs that are read one after another may share `room`: a run's views are good until another of them is read.
+    """
+
+    def __init__(
+        self, length: int, ids: bytes, chunk_size: int, reader: ObjectReader, room: Room | None = None
+    ) -> None:
         run_requests(length, ids, chunk_size, memoryview(b""))  # the count must fit before anything is allocated
         self.length = length
         self._ids = split_ids(ids)
         self._chunk_size = chunk_size
         self._reader = reader
+        self._room = Room() if room is None else room
         self._first = 0
         self._window = memoryview(b"")
 
@@ -58,15 +77,16 @@ class Run:
     def _load(self, start: int, end: int) -> None:
         first = start // self._chunk_size
         last = min(-(-end // self._chunk_size), first + _WINDOW_CHUNKS)
-        self._first = first * self._chunk_size
-        self._window = memoryview(bytearray(min(last * self._chunk_size, self.length) - self._first))
-        size = self._chunk_size
+        begin, size = first * self._chunk_size, self._chunk_size
+        self._window = memoryview(b"")  # until all of it is there
+        window = self._room.take(min(last * size, self.length) - begin)
         self._reader.fill(
             [
-                (self._ids[number], self._window[(number - first) * size : (number - first + 1) * size])
+                (self._ids[number], window[(number - first) * size : (number - first + 1) * size])
                 for number in range(first, last)
             ]
         )
+        self._first, self._window = begin, window
 
 
 class TreeRuns:
@@ -75,6 +95,7 @@ class TreeRuns:
     def __init__(self, tree: Tree, reader: ObjectReader) -> None:
         self._tree = tree
         self._reader = reader
+        self._room = Room()
         self._slabs = [Run(slab.length, slab.ids, tree.chunk_size, reader) for slab in tree.slabs]
 
     def of_tensor(self, value: Tensor) -> tuple[Run, int]:
@@ -84,4 +105,4 @@ class TreeRuns:
             if not 0 <= data.slab < len(self._slabs) or data.start < 0:
                 raise Format("a tensor names a slab that is not there")
             return self._slabs[data.slab], data.start
-        return Run(data.length, data.ids, self._tree.chunk_size, self._reader), 0
+        return Run(data.length, data.ids, self._tree.chunk_size, self._reader, self._room), 0

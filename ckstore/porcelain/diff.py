@@ -140,7 +140,7 @@ class DiffResult:
 
     Components are in the newer commit's order, `config` and `environment` first, then those it has lost.
     `compared_bytes` counts the raw bytes of the tensors of both commits, those at the same path once (the larger of
-    the two) and those that share their bytes once; `differing_bytes` are those of them that differ, by pieces of at
+    the two) and those that share their bytes once; `differing_bytes` are those of them that differ, by portions of at
     most a chunk (1 MiB): all of a tensor that only one commit has, or that is retyped.
     """
 

@@ -43,7 +43,7 @@ class DivergeOptions:
 class Meeting:
     """A commit of each run that belong together: of the same `step` or, where they have none, as many commits on.
 
-    `position` counts those from the newest commit that both histories share, or else from the first one of each.
+    `position` counts the first run's commits from the newest one that both histories share, or else from its first.
     """
 
     step: int | None
@@ -102,8 +102,9 @@ class DivergeResult:
 def diverge(repository: Repository, first: str, second: str, options: DivergeOptions) -> DivergeResult:
     """Follow the first parents of two revisions back, and find where their components stop being equal.
 
-    What both histories share is equal; after that, commits meet by step (the newest of each step counts), those without
-    one by their position. Ids alone decide: no tensor is read. Committed files count where a commit holds nothing else.
+    What both histories share is equal; after that, commits meet by step, those without one by their position. Where a
+    run went back to an earlier step, what it did from there on counts. Ids alone decide: no tensor is read. Committed
+    files count where a commit holds nothing else.
     Raises `NoRevision`, `InvalidInput`, `Integrity`, `Format`.
     """
     commits = repository.commits()
@@ -162,7 +163,6 @@ class _Runs:
             if place in places[1]:
                 _, its_id, its_commit = places[1][place]
                 self.meetings.append(_Pair(commit.step, position, (id, its_id), (commit, its_commit)))
-        self.meetings.sort(key=lambda pair: pair.position)
 
 
 def _history(commits: Commits, id: bytes) -> _Run:
@@ -174,11 +174,21 @@ def _history(commits: Commits, id: bytes) -> _Run:
 
 
 def _by_place(run: _Run, start: int) -> dict[tuple[str, int], tuple[int, bytes, Commit]]:
-    """Commits with their positions by step, or by position; of several of one step the newest."""
-    return {
-        ("position", position) if commit.step is None else ("step", commit.step): (position, id, commit)
-        for position, (id, commit) in enumerate(run, start)
-    }
+    """Commits with their positions by step, or by position where they have none, in their order.
+
+    A commit that goes back to an earlier step voids what the run had from there on.
+    """
+    found: dict[tuple[str, int], tuple[int, bytes, Commit]] = {}
+    steps: list[int] = []
+    for position, (id, commit) in enumerate(run, start):
+        if commit.step is None:
+            found["position", position] = position, id, commit
+            continue
+        while steps and steps[-1] >= commit.step:
+            del found["step", steps.pop()]
+        steps.append(commit.step)
+        found["step", commit.step] = position, id, commit
+    return found
 
 
 class _Compared(NamedTuple):

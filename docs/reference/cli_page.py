@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import typing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from annotations import hints
 from json_schema import RESULTS
 
 from ckstore.cli.context import SCHEMA
@@ -45,7 +48,7 @@ With `--json`, before or after the command, a command prints one document:
 [schema.json](schema.json) is the JSON Schema of both. Ids are 64 hexadecimal digits, times are nanoseconds since 1970
 UTC, sizes bytes; NaN and infinities are the texts `"nan"`, `"inf"` and `"-inf"`."""
 
-_KINDS = {"str": "TEXT", "int": "INT", "float": "NUMBER", "Path": "PATH"}
+_KINDS = {str: "TEXT", int: "INT", float: "NUMBER", Path: "PATH"}
 
 
 def cli_page() -> str:
@@ -73,13 +76,14 @@ def _command(path: str, command: Any) -> Iterator[str]:
     yield _prose("\n\n".join(part for part in parts if not part.startswith("Example: ")))
     subcommands = getattr(command, "commands", {})
     params = [param for param in command.params if not param.hidden]
+    kinds = {} if subcommands else hints(inspect.unwrap(command.callback))
     arguments = [_argument(param) for param in params if param.param_type_name == "argument"]
     usage = " ".join(["ckstore", path, "COMMAND ..." if subcommands else "[OPTIONS]", *arguments])
     yield from ("", "```text", usage, "```")
     if params:
         yield ""
     for param in params:
-        yield f"- `{_param(param)}`: {_prose(param.help)}{_default(param)}"
+        yield f"- `{_param(param, kinds[param.name])}`: {_prose(param.help)}{_default(param)}"
     results = [f"a list of `{_name(one[0])}`" if isinstance(one, list) else f"`{_name(one)}`"
                for one in RESULTS.get(path, ())]  # fmt: skip
     if results:
@@ -103,11 +107,13 @@ def _argument(param: Any) -> str:
     return name if param.required else f"[{name}]"
 
 
-def _param(param: Any) -> str:
+def _param(param: Any, kind: Any) -> str:
+    """An argument, or an option with what it takes: `kind`, or a list of it, or nothing where it is a flag."""
     if param.param_type_name == "argument":
         return _argument(param)
-    kind = _KINDS.get(param.bare_type().removeprefix("list[").removesuffix("]"), "")
-    return " ".join(filter(None, (", ".join(param.opts), "" if param.is_flag else param.metavar or kind)))
+    kinds = {one for part in (kind, *typing.get_args(kind)) for one in (part, *typing.get_args(part))}
+    name = next((name for one, name in _KINDS.items() if one in kinds), "")
+    return " ".join(filter(None, (", ".join(param.opts), param.metavar or name)))
 
 
 def _default(param: Any) -> str:

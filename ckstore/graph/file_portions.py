@@ -1,24 +1,24 @@
-"""A committed file as pieces: of its own gaps and of the spans of components, in order."""
+"""A committed file as portions: of its own gaps and of the spans of components, in order."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ckstore.errors import Format
-from ckstore.graph.pieces import Stretch, inline_piece, pieces
 from ckstore.graph.placement import span_of
+from ckstore.graph.portions import Stretch, inline_portion, portions
 from ckstore.objects.leaf import Chunks
 from ckstore.objects.tree import Tensor, check_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from ckstore.graph.pieces import Piece
+    from ckstore.graph.portions import Portion
     from ckstore.objects.structure import Structure
     from ckstore.objects.tree import File, Segment, Tree
 
 
-def file_pieces(file: File, own: Tree, structures: Mapping[str, Structure]) -> Iterator[Piece]:
+def file_portions(file: File, own: Tree, structures: Mapping[str, Structure]) -> Iterator[Portion]:
     """Where the bytes of `file` lie, whose entry is in the tree `own`; `structures` holds the components it names.
 
     Raises `Format` for a file that contradicts itself.
@@ -34,12 +34,12 @@ def file_pieces(file: File, own: Tree, structures: Mapping[str, Structure]) -> I
     position = 0
     for segment in file.segments:
         if isinstance(file.gaps, Chunks):
-            yield from pieces(Stretch(file.gaps.ids, file.gaps.length, own.chunk_size, position, segment.gap))
+            yield from portions(Stretch(file.gaps.ids, file.gaps.length, own.chunk_size, position, segment.gap))
         elif segment.gap:
-            yield inline_piece(file.gaps[position : position + segment.gap])
+            yield inline_portion(file.gaps[position : position + segment.gap])
         position += segment.gap
         if segment.length:
-            yield from pieces(_stretch(file, segment, structures))
+            yield from portions(_stretch(file, segment, structures))
 
 
 def _gaps_length(file: File) -> int:

@@ -20,7 +20,7 @@ class Stretch(NamedTuple):
     length: int
 
 
-class Piece(NamedTuple):
+class Portion(NamedTuple):
     """`length` bytes at `offset` of chunk `id`, which has `chunk_length` bytes.
 
     Where `id` is empty the bytes lie in no chunk: they are those of `inline`.
@@ -37,22 +37,22 @@ class Piece(NamedTuple):
         """Whether it is all of its chunk."""
         return bool(self.id) and self.length == self.chunk_length
 
-    def part(self, start: int, length: int) -> Piece:
+    def part(self, start: int, length: int) -> Portion:
         """`length` of its bytes, from its byte `start` on."""
         return self._replace(offset=self.offset + start, length=length)
 
 
-PiecePair = tuple[Piece, Piece]
-"""Two pieces of the same length that stand for the same place."""
+PortionPair = tuple[Portion, Portion]
+"""Two portions of the same length that stand for the same place."""
 
 
-def inline_piece(data: bytes) -> Piece:
+def inline_portion(data: bytes) -> Portion:
     """Bytes that lie in no chunk."""
-    return Piece(b"", len(data), 0, len(data), data)
+    return Portion(b"", len(data), 0, len(data), data)
 
 
-def pieces(stretch: Stretch) -> Iterator[Piece]:
-    """The pieces of a stretch in order, one a chunk that it touches."""
+def portions(stretch: Stretch) -> Iterator[Portion]:
+    """The portions of a stretch in order, one a chunk that it touches."""
     size, end = stretch.chunk_size, stretch.start + stretch.length
     start = stretch.start
     while start < end:
@@ -60,12 +60,12 @@ def pieces(stretch: Stretch) -> Iterator[Piece]:
         stop = min((number + 1) * size, end)
         chunk_length = min(size, stretch.run_length - number * size)
         id = stretch.ids[number * ID_SIZE : (number + 1) * ID_SIZE]
-        yield Piece(id, chunk_length, start - number * size, stop - start)
+        yield Portion(id, chunk_length, start - number * size, stop - start)
         start = stop
 
 
-def paired(before: Iterable[Piece], after: Iterable[Piece]) -> Iterator[PiecePair]:
-    """Two runs of pieces of the same length in all, cut at the bounds of both."""
+def paired(before: Iterable[Portion], after: Iterable[Portion]) -> Iterator[PortionPair]:
+    """Two runs of portions of the same length in all, cut at the bounds of both."""
     left, right = iter(before), iter(after)
     one, other = next(left, None), next(right, None)
     while one is not None and other is not None:
@@ -76,13 +76,13 @@ def paired(before: Iterable[Piece], after: Iterable[Piece]) -> Iterator[PiecePai
         other = other.part(length, other.length - length) if other.length > length else next(right, None)
 
 
-def are_same(pair: PiecePair) -> bool:
+def are_same(pair: PortionPair) -> bool:
     """Whether ids alone say that both have the same bytes."""
     before, after = pair
     return bool(before.id) and (before.id, before.offset) == (after.id, after.offset)
 
 
-def are_different(pair: PiecePair) -> bool:
+def are_different(pair: PortionPair) -> bool:
     """Whether ids alone say that the bytes of both differ: two whole chunks of different names."""
     before, after = pair
     return before.is_whole and after.is_whole and before.id != after.id
@@ -94,7 +94,7 @@ def stretches_are_same(before: Stretch, after: Stretch) -> bool:
         return False
     if before.chunk_size == after.chunk_size and not (before.start - after.start) % before.chunk_size:
         return _touched(before) == _touched(after)
-    return all(are_same(pair) for pair in paired(pieces(before), pieces(after)))
+    return all(are_same(pair) for pair in paired(portions(before), portions(after)))
 
 
 def _touched(stretch: Stretch) -> bytes:

@@ -169,7 +169,7 @@ def files() -> str:
             f"{one['known_gb_s']:.2f} GB/s ({one['share_of_blake3']:.0%})",
             f"{one['anonymous_bytes'] / (1 << 20):.0f} MiB", f"{one['checkout_s'] / one['cp_fsync_s']:.2f}x",
         ])  # fmt: skip
-    head = "| file | new data | known data (of BLAKE3's speed) | memory besides the mapping | checkout, against cp + fsync |"
+    head = "| file | new data | known data (of BLAKE3's speed) | extra memory | checkout, against cp + fsync |"
     least = min(value for key, value in shared.items() if key != "tensor_bytes")
     return table(head, rows) + (
         f"\nA `.pt`, a legacy `.pt`, a `.safetensors` and an in-memory commit of one model share {least:.3%} of the"

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ckstore
-from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.checkpoint.state import structure
+from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.torch.lazy import LazyTensor, Section, lazy
 from tests.equality import assert_same, raw_bytes
 from tests.strategies import Point

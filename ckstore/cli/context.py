@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckstore.api.environment import default_cache, now, settings_layers, user_settings_file
+from ckstore.cli.group import ALIASES
 from ckstore.cli.progress_line import ProgressLine
 from ckstore.config import Config, merge
 from ckstore.errors import InvalidInput, NoRepository
@@ -104,7 +105,9 @@ def settings(context: typer.Context, *, json_flag: bool = False) -> Settings:
     """The settings of this call; `--json` counts before and after the command."""
     found = context.obj
     assert isinstance(found, Settings)
-    return dataclasses.replace(found, json=found.json or json_flag, command=context.command.name or "")
+    first, *rest = context.command_path.removeprefix("ckstore ").split()
+    command = " ".join([ALIASES.get(first, first), *rest])
+    return dataclasses.replace(found, json=found.json or json_flag, command=command)
 
 
 def emit(told: Settings, result: object, text: str) -> None:

@@ -117,7 +117,9 @@ def _made(name: str, found: Any) -> Any:
     if isinstance(found, typer.Typer):
         command = get_command(found)
     else:
-        alone = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+        alone = typer.Typer(
+            add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+        )
         alone.command(name)(found)
         command = get_command(alone)
     command.name = name
@@ -142,7 +144,7 @@ def _help() -> Iterator[str]:
 
 
 OPTIONS = (
-    ("-C, --repo DIR", "Work as if started in DIR."),
+    ("-C, --repo DIR", "The repository is in DIR, or above it."),
     ("--json", "Print one JSON document instead of text; errors too."),
     ("-q, --quiet", "Print nothing but errors."),
     ("-v, --verbose", "Say more."),

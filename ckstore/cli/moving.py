@@ -200,7 +200,7 @@ def undo(
         result = verb(repository, UndoOptions(told.now_ns, number, dry_run))
     ago = age(told.now_ns - result.time_ns)
     said = f"{'Would take' if dry_run else 'Took'} back number {result.seq}: {printable(result.reason)}, {ago} ago"
-    again = "" if result.record is None else f"`ckstore undo {result.record}` would bring it back."
+    again = "" if result.record is None else f"`ckstore undo {result.record}` takes this back in turn."
     emit(told, result, "\n".join([said, *map(_change, result.moves), again]).rstrip())
 
 

@@ -20,6 +20,7 @@ config = typer.Typer(
     "and the user's config.toml, in that order.\n\nExample: ckstore config set metrics.val/loss min",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ckstore.repository import Repository
 
-_NEEDED = ("blake3", "lmdb", "msgspec", "numpy", "rich", "typer", "xxhash", "zstandard")
+_NEEDED = ("blake3", "lmdb", "msgspec", "numpy", "rich", "tomlkit", "typer", "xxhash", "zstandard")
 _OPTIONAL = ("torch", "safetensors", "boto3", "google-cloud-storage", "azure-storage-blob")
 _LEAST_FREE_BYTES = 1 << 30
 _LEAST_FREE_INODES = 1000

@@ -66,8 +66,7 @@ def json_schema() -> str:
     documents = []
     for command, choices in RESULTS.items():
         if choices:
-            # A subcommand calls itself by its own name alone.
-            name = {"command": {"const": command.rpartition(" ")[2]}}
+            name = {"command": {"const": command}}
             documents.append(_object({**version, **name, "result": results.any_of(map(_type, choices))}))
     text, maybe = {"type": "string"}, {"type": ["string", "null"]}
     error = {"code": text, "what": text, "why": maybe, "hint": maybe, "retryable": {"type": "boolean"},

@@ -150,7 +150,9 @@ def scans() -> str:
     rows = []
     for name, title in _TITLES.items():
         one = found[name]
-        off, quarter, error = (f"{round(100 * one[key], 1) + 0.0:+.1f}%" for key in ("whole_off", "quarter_off", "quarter_error"))
+        off, quarter, error = (
+            f"{round(100 * one[key], 1) + 0.0:+.1f}%" for key in ("whole_off", "quarter_off", "quarter_error")
+        )
         rows.append([
             title, f"{one['raw_bytes'] / one['real_bytes']:.2f}x", off, f"{quarter} (said: ±{error[1:]})",
             f"{one['whole_gb_s']:.2f} / {one['quarter_gb_s']:.2f} GB/s",

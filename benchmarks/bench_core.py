@@ -121,12 +121,14 @@ def commands(folder: Path) -> dict[str, float]:
     def call(*arguments: str) -> Callable[[], object]:
         return lambda: subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
 
-    bare, help_s, log_s = alternate(
+    bare, help_s, log_s, status_s, list_s = alternate(
         call(sys.executable, "-c", "pass"),
         call(*entry, "--help"),
         call(*entry, "-C", str(folder / "commits"), "log", "-n", "20"),
+        call(*entry, "-C", str(folder / "commits"), "status"),
+        call(*entry, "-C", str(folder / "commits"), "list"),
     )
-    return {"python_s": bare, "help_s": help_s, "log_s": log_s}
+    return {"python_s": bare, "help_s": help_s, "log_s": log_s, "status_s": status_s, "list_s": list_s}
 
 
 _PEAK = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,12 @@ def test_json_is_one_versioned_document(shell: Shell, model: Path) -> None:
     wrong = shell.json("checkout", "mian", "-o", "x", code=13)
     assert wrong["error"]["code"] == "no-revision"
     assert "main" in wrong["error"]["hint"]
+
+
+def test_verbose_says_how_long_it_took(shell: Shell, model: Path) -> None:
+    shell.run("init")
+    assert shell.run("commit", model).stderr == ""
+    assert re.fullmatch(r"log: \d+\.\d\d s\n", shell.run("-v", "log").stderr)
 
 
 def test_branches_and_head(shell: Shell, model: Path) -> None:

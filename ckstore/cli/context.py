@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,7 @@ class Settings:
     yes: bool = False
     no_input: bool = False
     command: str = ""
+    began_s: float = dataclasses.field(default_factory=time.perf_counter)
 
     def open(self) -> Repository:
         """The repository in or above the folder. Raises `NoRepository`."""
@@ -111,12 +113,17 @@ def settings(context: typer.Context, *, json_flag: bool = False) -> Settings:
 
 
 def emit(told: Settings, result: object, text: str) -> None:
-    """Print a result: as JSON of the versioned schema, or as `text`, unless `--quiet` (then nothing)."""
+    """Print a result: as JSON of the versioned schema, or as `text`, unless `--quiet` (then nothing).
+
+    With `--verbose` how long it took goes to the error stream.
+    """
     if told.json:
         document = {"schema": SCHEMA, "command": told.command, "result": jsonable(result)}
         typer.echo(json.dumps(document, indent=2, ensure_ascii=True))
     elif text and not told.quiet:
         typer.echo(text, color=told.styled)
+    if told.verbose:
+        typer.echo(f"{told.command}: {time.perf_counter() - told.began_s:.2f} s", err=True)
 
 
 def jsonable(value: Any) -> Any:

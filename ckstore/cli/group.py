@@ -147,7 +147,7 @@ OPTIONS = (
     ("-C, --repo DIR", "The repository is in DIR, or above it."),
     ("--json", "Print one JSON document instead of text; errors too."),
     ("-q, --quiet", "Print nothing but errors."),
-    ("-v, --verbose", "Say more."),
+    ("-v, --verbose", "Say how long it took, too."),
     ("--no-progress", "Do not report progress."),
     ("--color WHEN", "auto, always or never (also: NO_COLOR)."),
     ("-y, --yes", "Answer yes to every question."),

@@ -16,7 +16,7 @@ from ckstore.files import pickle_data
 from ckstore.files.archive import MAGIC
 from ckstore.files.archive import read as read_archive
 from ckstore.files.dcp_metadata import read as read_metadata
-from ckstore.files.join import under_keys
+from ckstore.files.join import depth, under_keys
 from ckstore.files.parsed import Claim, assemble, damaged
 from ckstore.files.pickle_limits import Limits
 from ckstore.files.pickle_values import NotUnderstoodError, TensorRef
@@ -25,7 +25,7 @@ from ckstore.files.pt_draft import to_draft
 from ckstore.files.source import PartSource
 from ckstore.objects.commit import is_component_name
 from ckstore.objects.draft import DraftTensor
-from ckstore.objects.tree import MAX_DEPTH, List, children
+from ckstore.objects.tree import MAX_DEPTH, List
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -192,7 +192,7 @@ class _Items:
                 _check_tensor(saved, place, value)
             draft, claims = to_draft(saved.key, value, source, archive.storages, self._limits)
         steps = len(saved.path) + 1
-        if steps + _depth(draft) > MAX_DEPTH:
+        if steps + depth(draft) > MAX_DEPTH:
             raise NotUnderstoodError("a value that nests too deep in the whole")
         self._limits.take(steps * len(draft.entries), len(draft.spans) * sum(len(str(step)) for step in saved.path))
         moved = [claim._replace(start=item.start + claim.start, stop=item.start + claim.stop) for claim in claims]
@@ -234,21 +234,6 @@ def _check_tensor(saved: Saved, place: Place, value: object) -> None:
         first + size > limit for first, size, limit in zip(place, value.shape, whole, strict=True)
     ):
         raise damaged(f"{saved.key[:200]!a} is not of the shape that {METADATA} says")
-
-
-def _depth(draft: Draft) -> int:
-    """How many containers lie inside one another, at most."""
-    deepest = 0
-    left: list[int] = []  # children still to come, for each open container
-    for _, value in draft.entries:
-        if left:
-            left[-1] -= 1
-        if count := children(value):
-            left.append(count)
-            deepest = max(deepest, len(left))
-        while left and not left[-1]:
-            left.pop()
-    return deepest
 
 
 @contextmanager

@@ -96,16 +96,15 @@ def du(repository: Repository, options: DuOptions) -> DuResult:
     components = _by_component(everything, trees, frames)
     reached = {one for id, commit in everything.items() for one in _objects(id, commit, trees)}
     packs = store.ask(View.packs)
-    journal = sum(store.journal.path(number).stat().st_size for number in store.journal.segments())
     all_stored = _stored(frames, frames)
     stored = _stored(reached, frames)
     return DuResult(
         commits=len(everything),
         raw_bytes=sum(row.raw_bytes for row in components),
         stored_bytes=stored,
-        disk_bytes=sum(pack.size_bytes for pack in packs) + journal,
+        disk_bytes=sum(pack.size_bytes for pack in packs) + store.journal_bytes,
         unreached_bytes=all_stored - stored if options.revision is None else 0,
-        index_bytes=sum(path.stat().st_blocks * 512 for path in store.index_folder.iterdir()),
+        index_bytes=store.index_bytes,
         by_component=components,
         by_branch=_by_branch(commits, histories, trees, frames),
     )

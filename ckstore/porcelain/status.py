@@ -62,7 +62,6 @@ def status(repository: Repository) -> StatusResult:
         info = replace(describe(head, commits.read_commit(head), names, tags), is_head=True)
     disk = os.statvfs(store.layout.root)
     free = disk.f_bavail * disk.f_frsize
-    journal = sum(store.journal.path(number).stat().st_size for number in store.journal.segments())
     found = StatusResult(
         folder=repository.root,
         branch=commits.head_name.removeprefix(HEADS) if commits.head_name else None,
@@ -70,8 +69,8 @@ def status(repository: Repository) -> StatusResult:
         commits=count,
         branches=len(commits.branches),
         tags=len(commits.tags),
-        stored_bytes=sum(pack.size_bytes for pack in packs) + journal,
-        index_bytes=sum(path.stat().st_blocks * 512 for path in store.index_folder.iterdir()),
+        stored_bytes=sum(pack.size_bytes for pack in packs) + store.journal_bytes,
+        index_bytes=store.index_bytes,
         index=store.index_folder,
         unverified_bytes=sum(pack.size_bytes for pack in unverified),
         last_verified_ns=max(verified.values(), default=None),

@@ -109,6 +109,16 @@ class Store:
             self.close()
             raise
 
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal takes on the disk."""
+        return sum(self.journal.path(number).stat().st_size for number in self.journal.segments())
+
+    @property
+    def index_bytes(self) -> int:
+        """What the index, a cache, takes on the disk."""
+        return sum(path.stat().st_blocks * 512 for path in self.index_folder.iterdir())
+
     def close(self) -> None:
         """End the threads, let go of packs and index."""
         self.workers.close()

@@ -20,15 +20,10 @@ from ckstore.lock import FileLock
 from ckstore.storage import filesystem, journal
 from ckstore.storage.filesystem import Mount, mount_of
 from ckstore.storage.packer import Packer
+from tests.indexed import indexed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-def tables(repo: ckstore.Repo) -> dict[str, list[tuple[bytes, bytes]]]:
-    """Everything in the index."""
-    with repo._repository.store.index.reading() as view:
-        return {name: list(view.rows(name)) for name in ("frames", "commits", "packs", "refs", "journal", "meta")}
 
 
 def state(seed: int) -> dict[str, Any]:
@@ -69,7 +64,7 @@ def test_two_processes_with_separate_caches(tmp_path: Path) -> None:
     opened = [ckstore.open(tmp_path / "repo", index="cache", cache=tmp_path / host) for host in ("host0", "host1")]
     for repo in opened:
         repo.log()
-    assert tables(opened[0]) == tables(opened[1])
+    assert indexed(opened[0]._repository) == indexed(opened[1]._repository)
 
 
 def test_a_stale_index_never_cuts_an_acknowledged_commit(tmp_path: Path) -> None:
@@ -247,31 +242,31 @@ def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
 def test_a_lost_index_is_rebuilt_the_same(repo: ckstore.Repo) -> None:
     for seed in range(4):
         repo.commit(state(seed), tag=f"v{seed}")
-    before = tables(repo)
+    before = indexed(repo._repository)
     repo._repository.store.rebuild_index()
-    assert tables(repo) == before
+    assert indexed(repo._repository) == before
     repo.close()
     shutil.rmtree(repo.path / ".ckstore/index")
     with ckstore.open(repo.path) as again:
-        assert tables(again) == before
+        assert indexed(again._repository) == before
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
 def test_an_unreadable_index_is_rebuilt(repo: ckstore.Repo, damage: str) -> None:
     repo.commit(state(1))
-    before = tables(repo)
+    before = indexed(repo._repository)
     repo.close()
     data = repo.path / ".ckstore/index/data.mdb"
     content = {"garbage": os.urandom(20000), "cut": data.read_bytes()[:5000], "empty": b""}[damage]
     data.write_bytes(content)
     with ckstore.open(repo.path) as again:
-        assert tables(again) == before
+        assert indexed(again._repository) == before
         assert same(again["HEAD"].load(), 1)
 
 
 def test_a_damaged_row_is_mended(repo: ckstore.Repo) -> None:
     repo.commit(state(1))
-    before = tables(repo)
+    before = indexed(repo._repository)
     repo.close()
     data = repo.path / ".ckstore/index/data.mdb"
     content = bytearray(data.read_bytes())
@@ -283,7 +278,7 @@ def test_a_damaged_row_is_mended(repo: ckstore.Repo) -> None:
     data.write_bytes(content)
     with ckstore.open(repo.path) as again:
         assert same(again["HEAD"].load(), 1)
-        assert tables(again) == before
+        assert indexed(again._repository) == before
 
 
 def test_a_journal_that_lost_its_tail_is_mended_from_the_index(repo: ckstore.Repo) -> None:
@@ -339,13 +334,13 @@ def test_segments_rotate(repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch) ->
         repo.commit({"step": seed}, tag=f"v{seed}" if seed % 10 == 0 else None)
     segments = repo._repository.store.journal.segments()
     assert len(segments) > 2
-    before = tables(repo)
+    before = indexed(repo._repository)
     repo.close()
     shutil.rmtree(repo.path / ".ckstore/index")
     for number in segments[:-1]:
         (repo.path / f".ckstore/journal/{number:08x}.journal").unlink()
     with ckstore.open(repo.path) as again:
-        assert tables(again) == before
+        assert indexed(again._repository) == before
         assert [again[f"v{seed}"].load()["step"] for seed in range(0, 40, 10)] == [0, 10, 20, 30]
 
 
@@ -358,9 +353,9 @@ def test_a_reader_follows_a_writer_over_a_rotation(tmp_path: Path, monkeypatch: 
         writer.commit({"step": seed})
         if seed % 7 == 0:
             assert reader["HEAD"].load() == {"step": seed}
-    assert tables(reader) != {}
+    assert indexed(reader._repository) != {}
     reader.log()
-    assert tables(reader) == tables(writer)
+    assert indexed(reader._repository) == indexed(writer._repository)
 
 
 def test_what_dead_saves_left_is_swept(repo: ckstore.Repo) -> None:
@@ -373,7 +368,7 @@ def test_what_dead_saves_left_is_swept(repo: ckstore.Repo) -> None:
     (root / "packs" / ("f" * 32 + ".pack")).write_bytes(b"renamed, never recorded")
     repo.commit(state(2))
     assert list((root / "tmp").iterdir()) == []
-    assert len(list((root / "packs").iterdir())) == len(tables(repo)["packs"])
+    assert len(list((root / "packs").iterdir())) == len(indexed(repo._repository)["packs"])
     assert repo.verify(read_data=True).ok
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckstore.digest import NO_ID, Kind
+from ckstore.digest import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from ckstore.codec.preset import Preset
     from ckstore.pack.format import Frame
@@ -25,10 +25,15 @@ _MOST_VERSIONS = 1 << 32
 
 
 class Base(NamedTuple):
-    """What a new version is kept against, and its own number."""
+    """What a new version is kept against: a frame and those it needs in turn, and the new version's own number."""
 
-    location: Location
+    chain: Sequence[Location]
     version: int
+
+    @property
+    def location(self) -> Location:
+        """The frame that the new version is a difference to."""
+        return self.chain[0]
 
 
 def work(frame: Frame) -> int:
@@ -45,28 +50,29 @@ def suits(base: Frame, frame: Frame) -> bool:
     return base.kind is Kind.CHUNK and base.raw_length == frame.raw_length and base.version < frame.version
 
 
-def base_for(
-    before: Location, raw_length: int, preset: Preset, locate: Callable[[bytes], Location | None]
-) -> Base | None:
-    """The base of the version after `before`; None where it should be kept by itself.
+def base_for(before: Sequence[Location], raw_length: int, preset: Preset) -> Base | None:
+    """The base of the version after the first of `before`, which are a frame and those it needs in turn.
 
-    `locate` finds the frames that the chain of `before` leads through.
+    None where it should be kept by itself.
     """
-    if not preset.deltas or before.frame.kind is not Kind.CHUNK or before.frame.raw_length != raw_length:
+    newest = before[0].frame
+    if not preset.deltas or newest.kind is not Kind.CHUNK or newest.raw_length != raw_length:
         return None
-    version = before.frame.version + 1
-    wanted = version & (version - 1) if preset.skip else before.frame.version
-    found = before
-    while found.frame.version > wanted and found.frame.base != NO_ID:
-        base = locate(found.frame.base)
-        if base is None or not suits(base.frame, found.frame):
-            return None
-        found = base
-    if version >= _MOST_VERSIONS or found.depth >= min(preset.max_depth, DEEPEST):
+    version = newest.version + 1
+    wanted = version & (version - 1) if preset.skip else newest.version
+    chain = before
+    while chain[0].frame.version > wanted and len(chain) > 1:
+        chain = chain[1:]
+    if version >= _MOST_VERSIONS or len(chain) > min(preset.max_depth, DEEPEST):
         return None
-    return Base(found, version) if found.work < preset.max_work * raw_length else None
+    return Base(chain, version) if work_of(chain) < preset.max_work * raw_length else None
 
 
 def within(base: Base, frame: Frame, preset: Preset) -> bool:
     """Whether the chain that ends in the delta `frame` is short enough."""
-    return base.location.work + work(frame) <= preset.max_work * frame.raw_length
+    return work_of(base.chain) + work(frame) <= preset.max_work * frame.raw_length
+
+
+def work_of(chain: Sequence[Location]) -> int:
+    """What decoding a whole chain costs, in busy bytes."""
+    return sum(work(place.frame) for place in chain)

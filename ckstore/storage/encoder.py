@@ -58,11 +58,11 @@ class Buffers:
 class Bases(Protocol):
     """Earlier versions of chunks."""
 
-    def locate(self, id: bytes) -> Location | None:
-        """Where one lies, or None."""
+    def chain(self, id: bytes) -> Sequence[Location]:
+        """Where one lies, and what it needs in turn; empty where it is not there. Raises `Integrity`."""
 
-    def read_base(self, location: Location, target: memoryview) -> None:
-        """Fill `target` with its bytes. Raises `Integrity`."""
+    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
+        """Fill `target` with the bytes of the first of a chain. Raises `Integrity`."""
 
 
 class Frames(Protocol):
@@ -75,12 +75,12 @@ class Frames(Protocol):
 class Encoder:
     """Chooses, encodes, and hands to `packer`. `encode` may be called by many threads.
 
-    `deltas` holds, by id, what was stored as a delta: the piece, and the id of its base, which must still be there when
-    the save is published.
+    `deltas` holds, by id, what was stored as a delta: the piece, and its frame, whose base must still be there when the
+    save is published.
     """
 
     def __init__(self, objects: Bases, preset: Preset, packer: Frames, scratch: PerThread) -> None:
-        self.deltas: dict[bytes, tuple[Piece, bytes]] = {}
+        self.deltas: dict[bytes, tuple[Piece, Frame]] = {}
         self._objects = objects
         self._preset = preset
         self._packer = packer
@@ -109,7 +109,7 @@ class Encoder:
             frame = _frame(new, encoded)._replace(base=base.location.frame.id, version=base.version)
             if encoded.length < _POOR * new.length and within(base, frame, self._preset):
                 with self._lock:
-                    self.deltas[new.id] = (new.piece, frame.base)
+                    self.deltas[new.id] = (new.piece, frame)
                 self._packer.add(new.piece.stream, frame, encoded.pieces)
                 return
             alone = self._scratch.get(Buffers).alone
@@ -141,10 +141,10 @@ class Encoder:
             return None
         objects = self._objects
         try:
-            before = objects.locate(new.piece.before)
-            base = None if before is None else base_for(before, new.length, self._preset, objects.locate)
+            before = objects.chain(new.piece.before)
+            base = base_for(before, new.length, self._preset) if before else None
             if base is not None:
-                objects.read_base(base.location, old)
+                objects.read_base(base.chain, old)
         except Integrity:
             return None
         return base

@@ -13,10 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckstore.digest import NO_ID, Kind, object_id
+from ckstore.digest import Kind, object_id
 from ckstore.errors import Integrity
 from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE
-from ckstore.storage.chain import work
 from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.location import Location
 from ckstore.storage.packer import META
@@ -157,9 +156,18 @@ class Estimator:
         chunk = self._chunks.get(id)
         return None if chunk is None else chunk.place
 
-    def read_base(self, location: Location, target: memoryview) -> None:
+    def chain(self, id: bytes) -> Sequence[Location]:
+        """A sampled chunk, and those it would need."""
+        chain: list[Location] = []
+        place = self.locate(id)
+        while place is not None:
+            chain.append(place)
+            place = self.locate(place.frame.base)
+        return chain
+
+    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
         """The bytes of a sampled chunk, from where it was first seen."""
-        chunk = self._chunks[location.frame.id]
+        chunk = self._chunks[chain[0].frame.id]
         assert chunk is not None
         target[:] = chunk.load()
 
@@ -174,12 +182,7 @@ class Estimator:
             chain = self._chains[chunk.chain]
             chain.raw_bytes += frame.raw_length
             chain.stored_bytes += stored
-            depth, cost = 0, work(frame)
-            if frame.base != NO_ID:
-                base = self.locate(frame.base)
-                assert base is not None
-                depth, cost = base.depth + 1, base.work + cost
-            chunk.place = Location(b"", 0, frame, depth, cost)
+            chunk.place = Location(b"", 0, frame)
 
     def estimate(self, tally: Tally) -> float:
         """Stored bytes of one save, by what has been sampled of all."""

@@ -19,13 +19,13 @@ import lmdb
 import msgspec
 
 from ckstore import durable
-from ckstore.digest import CHECKSUM_SIZE, NO_ID, checksum
+from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, Kind, checksum
 from ckstore.errors import Integrity, SaveFailed, StoreFull
-from ckstore.storage.chain import DEEPEST, suits, work
+from ckstore.storage.chain import suits
 from ckstore.storage.journal import Cursor, JournalFrame
 from ckstore.storage.lmdb_file import is_mappable
-from ckstore.storage.location import MOST_WORK, Location, from_row, to_row
-from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
+from ckstore.storage.location import Location, from_row, to_row
+from ckstore.storage.record import Condemned, Hole, PackEntry, Record, Ref, Snapshot, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,14 +38,19 @@ MAP_SIZE = 64 << 30
 
 _LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing
 
-_TABLES = ("frames", "commits", "packs", "refs", "journal", "meta")
+_TABLES = ("frames", "spares", "commits", "packs", "condemned", "refs", "holes", "journal", "meta")
 _PACK = struct.Struct("<Q32sQ")
+_CONDEMNED = struct.Struct("<32sQQ")
+_OFFSET = struct.Struct(">Q")
 _SEQ = struct.Struct(">Q")
 _CURSOR = struct.Struct("<QQQ32s")
 _TARGET: msgspec.msgpack.Decoder[Target] = msgspec.msgpack.Decoder(Target)
 _PACK_COUNT = b"packs"
 _CURSOR_KEY = b"cursor"
 _REPOSITORY_KEY = b"repository"
+_GENERATION_KEY = b"generation"
+_LAYOUT = b"1"
+"""Changes with what the tables hold; an index of another layout is made anew."""
 
 
 class IndexDamaged(Integrity):
@@ -60,8 +65,8 @@ class NewPack(NamedTuple):
     commits: dict[bytes, bytes]
 
 
-_Waiting = dict[bytes, list[tuple[bytes, "Row"]]]
-"""Frames (with their packs) whose base is not indexed yet, by that base."""
+_Waiting = dict[bytes, list[Location]]
+"""Frames that cannot be read yet, by the base they lack."""
 
 PackRows = Callable[[PackEntry], NewPack | None]
 """Gives what is in a pack; None where it cannot be read at all."""
@@ -73,7 +78,6 @@ class _Shared:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.users = 0
-        self.rebuilds = 0
         self.pid = os.getpid()
         self.tables: dict[str, lmdb._Database] = {}
         self.environment = self._open()
@@ -142,7 +146,7 @@ class Index:
 
     def __init__(self, folder: Path, repository_id: str) -> None:
         self._key = os.path.realpath(folder)
-        self._id = repository_id.encode()
+        self._id = _LAYOUT + repository_id.encode()
         with _REGISTRY.lock, _lmdb_errors():
             shared = _REGISTRY.shared.get(self._key)
             if shared is None:
@@ -163,15 +167,15 @@ class Index:
                 if self._shared.pid == os.getpid():
                     self._shared.environment.close()
 
-    @property
-    def rebuilds(self) -> int:
-        """How often this process has made it anew: it may then know less at the same place in the journal."""
-        return self._shared.rebuilds
-
     def cursor(self) -> Cursor | None:
         """How far this index has followed the journal; None for an empty one or another repository's."""
         with self.reading() as view:
             return view.cursor(self._id)
+
+    def moment(self) -> tuple[int, bytes | None]:
+        """Where in the journal the index is, and what changes when it is made anew: rows go only with one of both."""
+        with self.reading() as view:
+            return view.moment(self._id)
 
     @contextmanager
     def reading(self) -> Iterator[View]:
@@ -198,8 +202,9 @@ class Index:
         with _lmdb_errors(), _write_errors(), self._begin(write=True) as transaction:
             for table in self._shared.tables.values():
                 transaction.drop(table, delete=False)
-            _Writer(transaction, self._shared.tables).follow_all(frames, packs, self._id)
-        self._shared.rebuilds += 1
+            writer = _Writer(transaction, self._shared.tables)
+            writer.put("meta", _GENERATION_KEY, os.urandom(8))
+            writer.follow_all(frames, packs, self._id)
 
     def _begin(self, *, write: bool = False) -> lmdb.Transaction:
         environment = self._shared.current()
@@ -233,6 +238,11 @@ class View:
             return None
         segment, offset, seq, hash = _CURSOR.unpack(value)
         return Cursor(segment, offset, seq, hash)
+
+    def moment(self, repository_id: bytes) -> tuple[int, bytes | None]:
+        """Where in the journal the index is, and what changes when it is made anew: rows go only with one of both."""
+        cursor = self.cursor(repository_id)
+        return cursor.seq if cursor else -1, self.get("meta", _GENERATION_KEY)
 
     def locate(self, id: bytes) -> Location | None:
         """Where object `id` lies, or None."""
@@ -275,9 +285,43 @@ class View:
         found = [(_PACK.unpack(value), name) for name, value in self.rows("packs")]
         return [PackEntry(name, digest, size) for (_, digest, size), name in sorted(found)]
 
+    def order(self, pack: bytes) -> int:
+        """The number of a pack in the order they came; of an unknown one a number past all."""
+        value = self.get("packs", pack)
+        return 1 << 64 if value is None else int(_PACK.unpack(value)[0])
+
+    def condemned(self) -> list[Condemned]:
+        """Packs that are not used any more and whose files are still there."""
+        found = [(name, _CONDEMNED.unpack(value)) for name, value in self.rows("condemned")]
+        return [Condemned(PackEntry(name, digest, size), since_ns) for name, (digest, size, since_ns) in found]
+
+    def hole(self, commit: bytes, component: str) -> str | None:
+        """Why the data of a commit's component is absent here; None where it is not known to be."""
+        reason = self.get("holes", commit + component.encode())
+        return None if reason is None else reason.decode()
+
+    def holes_of(self, commit: bytes) -> dict[str, str]:
+        """The absent components of a commit, and why."""
+        found = self._beginning("holes", commit)
+        return {key[ID_SIZE:].decode(): value.decode() for key, value in found}
+
+    def holes(self) -> list[Hole]:
+        """All that is known to be absent here."""
+        return [Hole(key[:ID_SIZE], key[ID_SIZE:].decode(), value.decode()) for key, value in self.rows("holes")]
+
     def snapshot(self) -> Snapshot:
         """What a new journal segment begins with."""
-        return Snapshot(tuple(self.packs()), tuple(Ref(name, target) for name, target in sorted(self.refs().items())))
+        refs = tuple(Ref(name, target) for name, target in sorted(self.refs().items()))
+        return Snapshot(tuple(self.packs()), refs, tuple(self.holes()), tuple(self.condemned()))
+
+    def _beginning(self, table: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows whose keys begin with `prefix`."""
+        cursor = self._transaction.cursor(db=self._tables[table])
+        if cursor.set_range(prefix):
+            for key, stored in cursor:
+                if not bytes(key).startswith(prefix):
+                    return
+                yield bytes(key), _opened(table, bytes(key), bytes(stored))
 
     def copies(self) -> list[bytes]:
         """The journal frames of the newest segment as they were applied, for mending."""
@@ -285,7 +329,12 @@ class View:
 
 
 class _Writer(View):
-    """Follows journal frames inside one write transaction."""
+    """Follows journal frames inside one write transaction.
+
+    Of several frames of one object the row is the one of the lowest version that can be read, of those the first that
+    came: so that whatever order packs come and go in, an index that followed equals one made anew, and what is kept
+    against an object can be read whichever of its frames has the row. The others are spares.
+    """
 
     def follow_all(self, frames: Sequence[JournalFrame], packs: PackRows, repository_id: bytes) -> None:
         for frame in frames:
@@ -295,18 +344,35 @@ class _Writer(View):
 
     def _follow(self, frame: JournalFrame, packs: PackRows) -> None:
         content = frame.content
+        known = {entry.name for entry in self.packs()} if isinstance(content, Snapshot) else set()
         if isinstance(content, Snapshot):
-            self._transaction.drop(self._tables["journal"], delete=False)
-            known = {entry.name for entry in self.packs()}
+            for table in ("journal", "holes", "condemned"):
+                self._transaction.drop(self._tables[table], delete=False)
+            named = {entry.name for entry in content.packs}
+            for entry in [entry for entry in self.packs() if entry.name not in named]:
+                self._drop_pack(entry, packs)
             self._add_packs([entry for entry in content.packs if entry.name not in known], packs)
             self._set_refs(content.refs)
         else:
             self._add_packs(content.packs, packs)
             self._move_refs(content)
+            for filled in content.filled:
+                self._delete("holes", filled.commit + filled.component.encode())
+            for name in content.removed:
+                self._delete("condemned", name)
+        for one in content.condemned:
+            if not isinstance(content, Snapshot):
+                self._drop_pack(one.pack, packs)
+            self.put("condemned", one.pack.name, _CONDEMNED.pack(one.pack.digest, one.pack.size_bytes, one.since_ns))
+        for hole in content.holes:
+            self.put("holes", hole.commit + hole.component.encode(), hole.reason.encode())
         self.put("journal", _SEQ.pack(frame.end.seq), frame.raw)
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._transaction.put(key, value + checksum(table.encode(), key, value), db=self._tables[table])
+
+    def _delete(self, table: str, key: bytes) -> None:
+        self._transaction.delete(key, db=self._tables[table])
 
     def _add_packs(self, entries: Sequence[PackEntry], packs: PackRows) -> None:
         waiting: _Waiting = {}
@@ -314,31 +380,85 @@ class _Writer(View):
             order = int.from_bytes(self.get("meta", _PACK_COUNT) or b"", "big")
             self.put("packs", entry.name, _PACK.pack(order, entry.digest, entry.size_bytes))
             self.put("meta", _PACK_COUNT, (order + 1).to_bytes(8, "big"))
+            self._delete("condemned", entry.name)
             new = packs(entry)
             if new is None:
                 continue
             for row in new.rows:
-                self._add_row(entry.name, row, waiting)
+                self._add(Location(entry.name, row.offset, row.frame), waiting)
             for id, data in new.commits.items():
                 self.put("commits", id, data)
+        for places in waiting.values():
+            for place in places:
+                self._put_spare(place)
 
-    def _add_row(self, pack: bytes, row: Row, waiting: _Waiting) -> None:
-        """Index a frame whose object is new once its base, if it has one, is indexed; then those that wait for it."""
-        ready = [(pack, row)]
+    def _add(self, place: Location, waiting: _Waiting) -> None:
+        """Index a frame that can be read and is the best of its object; then those that wait for it."""
+        ready = [place]
         while ready:
-            pack, row = ready.pop()
-            id, base_id = row.frame.id, row.frame.base
-            if self.get("frames", id) is not None:
+            place = ready.pop()
+            id = place.frame.id
+            if not self._is_readable(place):
+                waiting.setdefault(place.frame.base, []).append(place)
                 continue
-            depth, cost = 0, work(row.frame)
-            if base_id != NO_ID:
-                base = self.locate(base_id)
-                if base is None or not suits(base.frame, row.frame) or base.depth >= DEEPEST:
-                    waiting.setdefault(base_id, []).append((pack, row))
+            other = self.locate(id)
+            if other is not None:
+                if self._rank(other) <= self._rank(place):
+                    self._put_spare(place)
                     continue
-                depth, cost = base.depth + 1, min(base.work + cost, MOST_WORK)
-            self.put("frames", id, to_row(Location(pack, row.offset, row.frame, depth, cost)))
+                self._put_spare(other)
+            self.put("frames", id, to_row(place))
             ready += waiting.pop(id, [])
+
+    def _is_readable(self, place: Location) -> bool:
+        """Whether a frame has no base, or one that has a row and suits."""
+        if place.frame.base == NO_ID:
+            return True
+        base = self.locate(place.frame.base)
+        return base is not None and suits(base.frame, place.frame)
+
+    def _rank(self, place: Location) -> tuple[int, int, int]:
+        return place.frame.version, self.order(place.pack), place.offset
+
+    def _put_spare(self, place: Location) -> None:
+        self.put("spares", _spare_key(place), to_row(place))
+
+    def _drop_pack(self, entry: PackEntry, packs: PackRows) -> None:
+        """Forget a pack and its frames; where another pack has a spare of an object, that gets the row."""
+        there = self.get("packs", entry.name) is not None
+        dropped = packs(entry) if there else None
+        places = (
+            [Location(entry.name, row.offset, row.frame) for row in dropped.rows]
+            if dropped is not None
+            else [place for place in self._all() if place.pack == entry.name]
+        )
+        lost = []
+        for place in places:
+            self._delete("spares", _spare_key(place))
+            row = self.locate(place.frame.id)
+            if row is not None and (row.pack, row.offset) == (place.pack, place.offset):
+                self._delete("frames", place.frame.id)
+                lost.append(place.frame)
+        for frame in sorted(lost, key=lambda frame: frame.version):
+            self._promote(frame.id)
+            if frame.kind is Kind.COMMIT and self.get("frames", frame.id) is None:
+                self._delete("commits", frame.id)
+        self._delete("packs", entry.name)
+
+    def _all(self) -> Iterator[Location]:
+        """Every frame, with a row or spare."""
+        yield from list(self.locations())
+        for key, value in list(self.rows("spares")):
+            yield _located(key[:ID_SIZE], value)
+
+    def _promote(self, id: bytes) -> None:
+        """Give the row of an object to the best of its spares."""
+        spares = [_located(id, value) for _, value in self._beginning("spares", id)]
+        for place in sorted(spares, key=self._rank):
+            if self._is_readable(place):
+                self._delete("spares", _spare_key(place))
+                self.put("frames", id, to_row(place))
+                return
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
         names = {ref.name for ref in refs}
@@ -356,6 +476,10 @@ class _Writer(View):
             self._transaction.delete(name.encode(), db=self._tables["refs"])
         else:
             self.put("refs", name.encode(), msgspec.msgpack.encode(target))
+
+
+def _spare_key(place: Location) -> bytes:
+    return place.frame.id + place.pack + _OFFSET.pack(place.offset)
 
 
 def _located(id: bytes, value: bytes) -> Location:

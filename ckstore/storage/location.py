@@ -8,37 +8,28 @@ from typing import NamedTuple
 from ckstore.digest import NO_ID, Kind
 from ckstore.pack.format import Frame
 
-MOST_WORK = (1 << 64) - 1
-"""What a row can say of a chain's work, at most."""
-
-_VALUE = struct.Struct("<16sQIIIIBBBBQ")
+_VALUE = struct.Struct("<16sQIIIIBBB")
 
 
 class Location(NamedTuple):
-    """Where an object lies: a frame, the pack it is in, the offset of its header.
-
-    `depth` counts the deltas on the way to a frame without a base, `work` what decoding all of them costs
-    (`chain.work`).
-    """
+    """Where an object lies: a frame, the pack it is in, the offset of its header."""
 
     pack: bytes
     offset: int
     frame: Frame
-    depth: int
-    work: int
 
 
 def to_row(place: Location) -> bytes:
-    """The index row of an object."""
-    pack, offset, frame, depth, cost = place
+    """The index row of an object: what its frame says, and nothing that other rows could change."""
+    pack, offset, frame = place
     lengths = (frame.raw_length, frame.stored_length, frame.version, frame.busy)
-    value = _VALUE.pack(pack, offset, *lengths, frame.kind, frame.codec, frame.width, depth, cost)
+    value = _VALUE.pack(pack, offset, *lengths, frame.kind, frame.codec, frame.width)
     return value + frame.base if frame.base != NO_ID else value
 
 
 def from_row(id: bytes, value: bytes) -> Location:
     """What a row says of object `id`."""
-    pack, offset, raw_length, stored_length, version, busy, kind, codec, width, depth, cost = _VALUE.unpack_from(value)
+    pack, offset, raw_length, stored_length, version, busy, kind, codec, width = _VALUE.unpack_from(value)
     base = value[_VALUE.size :] or NO_ID
     frame = Frame(Kind(kind), codec, width, id, raw_length, stored_length, base, version, busy)
-    return Location(pack, offset, frame, depth, cost)
+    return Location(pack, offset, frame)

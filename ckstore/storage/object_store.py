@@ -86,18 +86,25 @@ class ObjectStore:
             raise Integrity(f"object {id.hex()} is not a chunk of {target.nbytes} bytes")
         self._read(location, target)
 
-    def read_base(self, location: Location, target: memoryview) -> None:
-        """Fill `target` with the chunk at a known place, for a delta to be kept against.
+    def chain(self, id: bytes) -> Sequence[Location]:
+        """Where an object lies, its base, that one's base, and so on; empty where the index does not know it.
+
+        Raises `Integrity`.
+        """
+        return self._ask(lambda view: _chain(view, view.locate(id)))
+
+    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
+        """Fill `target` with the chunk that a chain leads to, for a delta to be kept against.
 
         The payloads it comes from are checked, which costs a tenth of hashing what they stand for. Raises `Integrity`.
         """
-        if location.frame.raw_length != target.nbytes:
-            raise Integrity(f"{_where(location)} is not a chunk of {target.nbytes} bytes")
+        if chain[0].frame.raw_length != target.nbytes:
+            raise Integrity(f"{_where(chain[0])} is not a chunk of {target.nbytes} bytes")
         try:
-            for place in reversed(self._chain(location)):
+            for place in reversed(chain):
                 self._decode(place, target, checked=True)
         except OSError as error:
-            raise Integrity(f"cannot read pack {location.pack.hex()}: {error.strerror}") from error
+            raise Integrity(f"cannot read pack {chain[0].pack.hex()}: {error.strerror}") from error
 
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """Read many chunks, on all threads."""
@@ -136,35 +143,14 @@ class ObjectStore:
                 ) from error
 
     def _read_once(self, location: Location, target: memoryview) -> None:
-        chain = self._chain(location)
+        whole = location.frame.base == NO_ID
+        chain = (location,) if whole else self._ask(lambda view: _chain(view, location))
         for place in reversed(chain):
             self._decode(place, target)
         if object_id(location.frame.kind, target) != location.frame.id:
             raise Integrity(
                 f"{_where(location)} is damaged: its bytes have another hash", hint="run `ckstore verify --read-data`"
             )
-
-    def _chain(self, location: Location) -> list[Location]:
-        """A frame, its base, that one's base, and so on."""
-        if location.frame.base == NO_ID:
-            return [location]
-        chain = [location]
-
-        def follow(view: View) -> None:
-            del chain[1:]
-            while chain[-1].frame.base != NO_ID:
-                last = chain[-1].frame
-                base = view.locate(last.base)
-                if base is None or not suits(base.frame, last):
-                    raise Integrity(
-                        f"{_where(chain[-1])} is a delta whose base is missing", hint="run `ckstore verify`"
-                    )
-                if len(chain) > DEEPEST:
-                    raise Integrity(f"{_where(location)} is at the end of too long a chain")
-                chain.append(base)
-
-        self._ask(follow)
-        return chain
 
     def _decode(self, location: Location, target: memoryview, *, checked: bool = False) -> None:
         """Fill `target` with what a frame stands for, not hashed yet; a delta is added to its base, which is there.
@@ -191,6 +177,22 @@ class ObjectStore:
                 scratch.coder.decode(frame.codec, frame.width, payload, target)
         except (Format, Integrity) as error:
             raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
+
+
+def _chain(view: View, location: Location | None) -> Sequence[Location]:
+    """A frame, its base, that one's base, and so on. Raises `Integrity`."""
+    chain: list[Location] = []
+    while location is not None:
+        chain.append(location)
+        frame = location.frame
+        if frame.base == NO_ID:
+            break
+        if len(chain) > DEEPEST:
+            raise Integrity(f"{_where(chain[0])} is at the end of too long a chain")
+        location = view.locate(frame.base)
+        if location is None or not suits(location.frame, frame):
+            raise Integrity(f"{_where(chain[-1])} is a delta whose base is missing", hint="run `ckstore verify`")
+    return chain
 
 
 def _where(location: Location) -> str:

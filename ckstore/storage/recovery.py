@@ -117,6 +117,7 @@ class Recovery:
         data = self._journal.path(cursor.segment).read_bytes()
         with self._index.reading() as view:
             copies = view.copies()
+            named = {entry.name for entry in view.packs()}
         position = same = 0
         while same < len(copies) and data.startswith(copies[same], position):
             position += len(copies[same])
@@ -134,4 +135,5 @@ class Recovery:
             for frame in lost
             if frame is not None and isinstance(frame.content, Record)
             for entry in frame.content.packs
+            if entry.name in named  # others have been condemned since
         )

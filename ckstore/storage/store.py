@@ -226,7 +226,7 @@ class Store:
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
                     with suppress(Format, Integrity):  # told to whoever asks for that commit; the rest is sound
-                        commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame, 0, 0))
+                        commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
         except (FileNotFoundError, Format) as error:
             warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
             return None
@@ -279,4 +279,5 @@ class Store:
         else:
             self.journal.settle(cursor.segment)
         snapshot = self.journal.fold(self._cursor())
-        return {self.layout.pack(entry.name).name for entry in snapshot.packs}
+        entries = [*snapshot.packs, *(one.pack for one in snapshot.condemned)]
+        return {self.layout.pack(entry.name).name for entry in entries}

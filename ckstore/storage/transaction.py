@@ -19,6 +19,7 @@ from ckstore.codec.chunker import parts
 from ckstore.codec.preset import BALANCED
 from ckstore.digest import Kind, object_id
 from ckstore.errors import Conflict, InvalidInput
+from ckstore.storage.chain import suits
 from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.index import NewPack
 from ckstore.storage.packer import META, Packer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ckstore.codec.preset import Preset
+    from ckstore.pack.format import Frame
     from ckstore.pack.writer import Sealed
     from ckstore.storage.index import View
     from ckstore.storage.store import Store
@@ -64,7 +66,7 @@ class Transaction:
         self._known: dict[bytes, tuple[Kind, Piece]] = {}
         self._commits: dict[bytes, bytes] = {}
         self._scratch = store.scratch_of_writers
-        self._seen = self._moment()
+        self._seen = store.index.moment()
 
     def __enter__(self) -> Self:
         self._owner = self._store.scratch.open(self._folder)
@@ -136,20 +138,15 @@ class Transaction:
         return NewPack(entry, pack.rows, commits)
 
     def _vanished(self) -> list[New]:
-        """What was relied on and has been dropped since (**W3**): known objects, and deltas whose base has gone."""
-        if self._moment() == self._seen:
+        """What was relied on and has been dropped since (**W3**): known objects, and what deltas were kept against."""
+        if self._store.index.moment() == self._seen:
             return []
         with self._store.index.reading() as view:
             lost = [id for id in self._known if view.get("frames", id) is None]
-            baseless = [id for id, (_, base) in self._encoder.deltas.items() if view.get("frames", base) is None]
+            baseless = [id for id, (_, frame) in self._encoder.deltas.items() if not _has_base(view, frame)]
         again = [(*self._known.pop(id), id) for id in lost]
         again += [(Kind.CHUNK, self._encoder.deltas.pop(id)[0], id) for id in baseless]
         return [New(kind, id, piece._replace(before=None), 0) for kind, piece, id in again]
-
-    def _moment(self) -> tuple[int, int]:
-        """Where in the journal the index is, and how often it was made anew: rows go only when one of both changes."""
-        cursor = self._store.index.cursor()
-        return cursor.seq if cursor else -1, self._store.index.rebuilds
 
     def _put_batch(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
         """Store what is new of some chunks of one tensor.
@@ -211,6 +208,12 @@ def _check_unchanged(new: Sequence[New], whole: memoryview) -> None:
         raise InvalidInput(
             "the state changed while it was being committed", hint="commit between steps, or commit a copy"
         )
+
+
+def _has_base(view: View, frame: Frame) -> bool:
+    """Whether what a delta is kept against is there, in a version that it can be kept against."""
+    base = view.locate(frame.base)
+    return base is not None and suits(base.frame, frame)
 
 
 def _refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:

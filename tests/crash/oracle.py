@@ -17,12 +17,11 @@ from ckstore.porcelain.init import init
 from ckstore.porcelain.verify import verify
 from ckstore.repository import Repository, open_repository
 from tests.crash.states import BRANCH, Label, history, label, read, save, state
+from tests.indexed import indexed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-TABLES = ("frames", "commits", "packs", "refs", "journal", "meta")
 
 NEXT = Label("small", 1_000_003)
 """The save that the judge makes itself."""
@@ -69,7 +68,7 @@ def _violations(folder: Path, cache: Path, acknowledged: Mapping[str, Label], ve
         with open_repository(folder, cache, threads=1, index_in_cache=True) as fresh:
             if read(fresh, after[0][1]) != state(NEXT):
                 yield "the next save does not read back"
-            yield from _difference(tables(repository), tables(fresh))
+            yield from _difference(indexed(repository), indexed(fresh))
 
 
 def _commits(repository: Repository, acknowledged: Mapping[str, Label]) -> Iterator[str]:
@@ -90,7 +89,8 @@ def _commits(repository: Repository, acknowledged: Mapping[str, Label]) -> Itera
 def _strays(repository: Repository, verdict: Verdict) -> Iterator[str]:
     layout = repository.store.layout
     with repository.store.index.reading() as view:
-        named = {layout.pack(entry.name).name for entry in view.packs()}
+        entries = [*view.packs(), *(one.pack for one in view.condemned())]
+    named = {layout.pack(entry.name).name for entry in entries}
     packs = {path.name for path in layout.packs.iterdir()}
     parts = {path.name for path in layout.journal.glob(".*")}
     yield from (f"stray in packs/: {name}" for name in packs - named - verdict.leaks)
@@ -98,17 +98,10 @@ def _strays(repository: Repository, verdict: Verdict) -> Iterator[str]:
     yield from (f"stray in tmp/: {path.name}" for path in layout.tmp.iterdir())
 
 
-def tables(repository: Repository) -> dict[str, list[tuple[bytes, bytes]]]:
-    """All rows of an index."""
-    with repository.store.index.reading() as view:
-        return {name: list(view.rows(name)) for name in TABLES}
-
-
-def _difference(
-    followed: Mapping[str, list[tuple[bytes, bytes]]], rebuilt: Mapping[str, list[tuple[bytes, bytes]]]
-) -> Iterator[str]:
-    for name in TABLES:
-        if followed[name] != rebuilt[name]:
-            rows = set(followed[name]) ^ set(rebuilt[name])
-            brief = [(key.hex()[:16], value.hex()[:80]) for key, value in rows]
-            yield f"index table {name}: rebuilt differs in {brief}"
+def _difference(followed: Mapping[str, Sequence[object]], rebuilt: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    for name, rows in followed.items():
+        if rows != rebuilt[name]:
+            differing = [
+                str(row)[:200] for row in [*rows, *rebuilt[name]] if not (row in rows and row in rebuilt[name])
+            ]
+            yield f"index table {name}: rebuilt differs in {differing or 'order'}"

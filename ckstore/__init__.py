@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "open": "ckstore.api.repo",
+    "keep": "ckstore.graph.policy",
+    "Policy": "ckstore.graph.policy",
     "Repo": "ckstore.api.repo",
     "Checkpoint": "ckstore.api.checkpoint",
     "CommitInfo": "ckstore.graph.history",
@@ -57,12 +59,14 @@ __all__ = [
     "NoRepository",
     "NoRevision",
     "NotFound",
+    "Policy",
     "Progress",
     "RemoteFailed",
     "Repo",
     "SaveFailed",
     "StoreFull",
     "__version__",
+    "keep",
     "open",
     "register_encoder",
 ]
@@ -88,6 +92,7 @@ if TYPE_CHECKING:
         StoreFull,
     )
     from ckstore.graph.history import CommitInfo
+    from ckstore.graph.policy import Policy, keep
     from ckstore.progress import Progress
     from ckstore.torch.load_into import LoadReport
     from ckstore.torch.registry import register_encoder

@@ -1,4 +1,4 @@
-"""Settings: the table of what there is, layers of values with where they come from, and what they amount to.
+"""Settings: layers of values with where they come from, and what they amount to.
 
 A layer that is wrong somewhere is still a layer: what is wrong is raised by whoever needs a setting that it may
 concern, so that a misspelled line stops no command that can do without. Nothing here reads the environment.
@@ -9,65 +9,37 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ckstore.errors import InvalidInput, nearest
+from ckstore.setting import (
+    KEEP,
+    METRICS,
+    SETTINGS,
+    TABLES,
+    checked,
+    choice,
+    items,
+    known,
+    near_names,
+    setting_named,
+    shown,
+    split,
+)
+from ckstore.units import parse_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-Value = str | tuple[str, ...]
-"""What a setting can be: a text, or a list of texts."""
+    from ckstore.setting import Setting, Value
 
 DEFAULT = "default"
 """The origin of a value that nobody set."""
 
-MODES = ("min", "max")
-METRICS = "metrics"
 PROJECT_FILE = "pyproject.toml"
 _PROJECT_TABLE = ("tool", "ckstore")
 _VARIABLE = "CKSTORE_"
-_SHOWN = 60
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting. A name that ends in `.<name>` stands for many, whose last part a person chooses.
-
-    `allowed` are the values it may have, if they are few; `noun` is what messages call one.
-    """
-
-    name: str
-    kind: Literal["text", "list"]
-    default: Value | None
-    about: str
-    allowed: tuple[str, ...] = ()
-    noun: str = "text"
-
-
-SETTINGS = (
-    Setting(
-        "storage.preset",
-        "text",
-        "balanced",
-        "how a save trades bytes for time, unless it says so itself",
-        ("balanced", "archive", "fast"),
-        "preset",
-    ),
-    Setting("commit.author", "text", None, "the author of commits; the user's name if not set"),
-    Setting(f"{METRICS}.<name>", "text", None, "which way this metric is better, for `best:<name>`", MODES, "mode"),
-    Setting(
-        "list.columns",
-        "list",
-        (),
-        "the columns that `ckstore list` shows; its own choice if not set",
-        noun="list of texts",
-    ),
-)
-
-_BY_NAME = {setting.name: setting for setting in SETTINGS}
-_TABLES = tuple(dict.fromkeys(setting.name.partition(".")[0] for setting in SETTINGS))
 
 
 class Scope(IntEnum):
@@ -159,6 +131,32 @@ class Config:
         """`min` or `max`, whichever is better of a metric; None where it is not set. Raises `InvalidInput`."""
         return _text(self.find(f"{METRICS}.{metric}")) if metric else None
 
+    def policy_text(self, branch: str | None = None) -> str | None:
+        """The retention policy of a branch, its own or else that of all branches; of None the latter.
+
+        Raises `InvalidInput`.
+        """
+        own = _text(self.find(f"{KEEP}.{branch}")) if branch else None
+        return own if own is not None else _text(self.find("retention.keep"))
+
+    def policy_texts(self, branches: Iterable[str]) -> dict[str, str]:
+        """The policies of those branches that have one of their own. Raises `InvalidInput`."""
+        found = {branch: _text(self.find(f"{KEEP}.{branch}")) for branch in branches}
+        return {branch: text for branch, text in found.items() if text is not None}
+
+    @property
+    def grace_ns(self) -> int:
+        """How long what no policy keeps stays on the disk, in nanoseconds. Raises `InvalidInput`."""
+        return parse_span(_text(self.find("retention.grace")) or "") or 0
+
+    def names(self) -> list[str]:
+        """Every setting; one that stands for many by those of them that some layer sets, if there are any."""
+        found: list[str] = []
+        for setting in SETTINGS:
+            some = {name for layer in self.layers for name in layer.values if known(name) is setting}
+            found += sorted(some) if setting.instance and some else [setting.name]
+        return found
+
 
 def _text(found: Found) -> str | None:
     return found.value if isinstance(found.value, str) else None
@@ -167,29 +165,6 @@ def _text(found: Found) -> str | None:
 def merge(layers: Iterable[Layer]) -> Config:
     """One Config of layers in any order; of two of one scope the earlier one wins."""
     return Config(tuple(sorted(layers, key=lambda layer: layer.scope)))
-
-
-def setting_named(name: str) -> Setting:
-    """The setting of that name. Raises `InvalidInput`, with a near match."""
-    setting = _known(name)
-    if setting is None:
-        raise InvalidInput(f"{name!r} is no setting", hint=_near(name))
-    return setting
-
-
-def split(name: str) -> tuple[str, str]:
-    """A setting's table and its key there: a metric's name may hold dots."""
-    table, _, key = name.partition(".")
-    return table, key
-
-
-def parse_value(name: str, text: str) -> Value:
-    """The value that a person wrote as `text`; a list is separated by commas. Raises `InvalidInput`."""
-    setting = setting_named(name)
-    value = _checked(setting, _items(text) if setting.kind == "list" else text)
-    if value is None:
-        raise InvalidInput(f"{text!r} is no {setting.noun}", hint=_choice(setting))
-    return value
 
 
 def parse(text: str, scope: Scope, origin: str, under: Sequence[str] = ()) -> Layer:
@@ -202,7 +177,7 @@ def parse(text: str, scope: Scope, origin: str, under: Sequence[str] = ()) -> La
         said = said.get(table, {}) if isinstance(said, dict) else said
     if not isinstance(said, dict):
         where = ".".join(under)
-        return broken(scope, origin, f"{origin} sets {where} to {_shown(said)}, which is no table", f"write [{where}]")
+        return broken(scope, origin, f"{origin} sets {where} to {shown(said)}, which is no table", f"write [{where}]")
     values: dict[str, Value] = {}
     problems: list[Problem] = []
     for table, entries in said.items():
@@ -244,16 +219,16 @@ def flags(values: Mapping[str, Value], origin: str) -> Layer:
     """The layer of what a call says itself. Raises `InvalidInput` for what is no setting or no value of it."""
     for name, value in values.items():
         setting = setting_named(name)
-        if _checked(setting, value) is None:
-            raise InvalidInput(f"{_shown(value)} is no {setting.noun}", hint=_choice(setting))
+        if checked(setting, value) is None:
+            raise InvalidInput(f"{shown(value)} is no {setting.noun}", hint=choice(setting))
     return Layer(Scope.FLAGS, origin, dict(values))
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Layer, ...]:
     """A layer for each `CKSTORE_*` variable that is a setting: `CKSTORE_STORAGE_PRESET`, `CKSTORE_LIST_COLUMNS=a,b`.
 
-    `CKSTORE_METRICS=val/loss=min,acc=max` sets metrics. An empty variable says nothing. One that is named like a
-    setting and is none is a problem; others are not ours to judge.
+    One that stands for many takes a list: `CKSTORE_METRICS=val/loss=min,acc=max`. An empty variable says nothing. One
+    that is named like a setting and is none is a problem; others are not ours to judge.
     """
     variables = {_variable(setting.name): setting for setting in SETTINGS}
     layers = []
@@ -263,11 +238,11 @@ def from_environment(environ: Mapping[str, str]) -> tuple[Layer, ...]:
             continue
         if setting is None:
             table = name.removeprefix(_VARIABLE).partition("_")[0].lower()
-            if table in _TABLES and name.startswith(f"{_VARIABLE}{table.upper()}_"):
+            if table in TABLES and name.startswith(f"{_VARIABLE}{table.upper()}_"):
                 hint = nearest(name, list(variables)) or f"known are {', '.join(variables)}"
                 layers.append(_wrong(name, table, f"the variable {name} is no setting", hint))
-        elif setting.name.startswith(METRICS):
-            layers.append(_metrics_variable(name, text))
+        elif setting.instance:
+            layers.append(_many_variable(name, setting, text))
         else:
             layers.append(_plain_variable(name, setting, text))
     return tuple(layers)
@@ -279,25 +254,28 @@ def initial(preset: str) -> str:
 
 
 def _variable(setting: str) -> str:
-    return _VARIABLE + setting.removesuffix(".<name>").upper().replace(".", "_")
+    return _VARIABLE + setting.partition(".<")[0].upper().replace(".", "_")
 
 
-def _metrics_variable(variable: str, text: str) -> Layer:
+def _many_variable(variable: str, setting: Setting, text: str) -> Layer:
+    table, _ = split(setting.name)
     values: dict[str, Value] = {}
-    for item in _items(text):
-        metric, mode = (part.strip() for part in item.rpartition("=")[::2])
-        if not metric or mode not in MODES or not _is_text(metric):
-            what = f"{variable} is {_shown(text)}, which is no list of metrics and modes"
-            return _wrong(variable, METRICS, what, f"write {variable}=val/loss=min,acc=max")
-        values[f"{METRICS}.{metric}"] = mode
+    for item in items(text):
+        # a value from a few has no `=`, a name may
+        key, said = (part.strip() for part in (item.rpartition if setting.allowed else item.partition)("=")[::2])
+        value = checked(setting, said)
+        if value is None or known(f"{table}.{key}") is None:
+            what = f"{variable} is {shown(text)}, which is no list of name={setting.noun}"
+            return _wrong(variable, table, what, f"write {variable}={setting.instance}={setting.example}")
+        values[f"{table}.{key}"] = value
     return Layer(Scope.ENVIRONMENT, variable, values)
 
 
 def _plain_variable(variable: str, setting: Setting, text: str) -> Layer:
-    value = _checked(setting, _items(text) if setting.kind == "list" else text)
+    value = checked(setting, items(text) if setting.kind == "list" else text)
     if value is None:
-        what = f"{variable} is {_shown(text)}, which is no {setting.noun}"
-        return _wrong(variable, setting.name, what, _choice(setting))
+        what = f"{variable} is {shown(text)}, which is no {setting.noun}"
+        return _wrong(variable, setting.name, what, choice(setting))
     return Layer(Scope.ENVIRONMENT, variable, {setting.name: value})
 
 
@@ -307,72 +285,31 @@ def _wrong(variable: str, name: str, what: str, hint: str | None) -> Layer:
 
 def _take(origin: str, table: str, entries: object, values: dict[str, Value], problems: list[Problem]) -> None:
     """Sort the entries of one table into values and problems."""
-    if table not in _TABLES:
+    if table not in TABLES:
         names = [f"{table}.{key}" for key in entries] if isinstance(entries, dict) and entries else [table]
-        problems += [Problem("", f"{origin} has the unknown setting {name}", _near(name)) for name in names]
+        problems += [Problem("", f"{origin} has the unknown setting {name}", near_names(name)) for name in names]
         return
     if not isinstance(entries, dict):
-        what = f"{origin} sets {table} to {_shown(entries)}, which is no table"
+        what = f"{origin} sets {table} to {shown(entries)}, which is no table"
         problems.append(Problem(table, what, f"write [{table}]"))
         return
     for key, said in entries.items():
         name = f"{table}.{key}"
-        setting = _known(name)
+        setting = known(name)
         if setting is None:
-            problems.append(Problem(table, f"{origin} has the unknown setting {name}", _near(name)))
+            problems.append(Problem(table, f"{origin} has the unknown setting {name}", near_names(name)))
             continue
-        value = _checked(setting, said)
+        value = checked(setting, said)
         if value is None:
-            what = f"{origin} sets {name} to {_shown(said)}, which is no {setting.noun}"
-            problems.append(Problem(name, what, _quoting(key, said) or _choice(setting)))
+            what = f"{origin} sets {name} to {shown(said)}, which is no {setting.noun}"
+            problems.append(Problem(name, what, _quoting(key, said) or choice(setting)))
         else:
             values[name] = value
 
 
-def _known(name: str) -> Setting | None:
-    table, key = split(name)
-    if table == METRICS:
-        return _BY_NAME[f"{METRICS}.<name>"] if key and _is_text(key) else None
-    return _BY_NAME.get(name)
-
-
-def _checked(setting: Setting, said: object) -> Value | None:
-    """`said` as a value of the setting; None where it is none."""
-    if setting.kind == "list":
-        good = isinstance(said, (list, tuple)) and all(_is_text(item) for item in said)
-        return tuple(said) if good and isinstance(said, (list, tuple)) else None
-    if not isinstance(said, str) or not _is_text(said) or (setting.allowed and said not in setting.allowed):
-        return None
-    return said
-
-
-def _is_text(said: object) -> bool:
-    """Whether it is a text that can be stored: one without lone surrogates."""
-    return isinstance(said, str) and said == said.encode("utf-8", "replace").decode()
-
-
-def _items(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _shown(said: object) -> str:
-    text = repr(said)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _choice(setting: Setting) -> str:
-    if setting.allowed:
-        return f"use one of {', '.join(setting.allowed)}"
-    return 'write ["step", "val/loss"]' if setting.kind == "list" else "write a text"
-
-
 def _quoting(key: str, said: object) -> str | None:
-    """What to do about a metric whose name was cut at its dots."""
+    """What to do about a name that was cut at its dots."""
     if isinstance(said, dict) and said:
-        return f'quote a name that has dots: "{key}.{next(iter(said))}" = "min"'
+        rest, value = next(iter(said.items()))
+        return f'quote a name that has dots: "{key}.{rest}" = "{value if isinstance(value, str) else "..."}"'
     return None
-
-
-def _near(name: str) -> str:
-    known = [setting.name for setting in SETTINGS]
-    return nearest(name, known) or f"known are {', '.join(known)}"

@@ -23,6 +23,8 @@ FLOORS: dict[str, int] = {
     "progress": 0,
     "durable": 0,
     "lock": 0,
+    "units": 0,
+    "setting": 0,
     "objects": 1,
     "codec": 1,
     "pack": 1,
@@ -40,7 +42,7 @@ FLOORS: dict[str, int] = {
 }
 """The floor of each top-level part. Imports go down only; parts of one floor never import each other."""
 
-GROUND = ["errors", "digest", "progress", "durable", "lock"]
+GROUND = ["errors", "digest", "progress", "durable", "lock", "units", "setting"]
 """The ground floor is a staircase: each may use those before it."""
 
 PRINTS = {"cli", "demo"}

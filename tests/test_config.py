@@ -22,7 +22,6 @@ from ckstore.api.environment import default_author, settings_layers, user_settin
 from ckstore.codec.preset import PRESETS
 from ckstore.config import (
     DEFAULT,
-    SETTINGS,
     Config,
     Found,
     Layer,
@@ -31,20 +30,19 @@ from ckstore.config import (
     from_environment,
     merge,
     parse,
-    parse_value,
     read_layer,
     read_project,
-    setting_named,
 )
 from ckstore.errors import InvalidInput, NotFound, SaveFailed
 from ckstore.porcelain.init import init
 from ckstore.porcelain.settings import get_setting, list_settings, set_setting, unset_setting
 from ckstore.repository import Repository, open_repository
+from ckstore.setting import SETTINGS, parse_value, setting_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckstore.config import Value
+    from ckstore.setting import Value
 
 WRONG = [
     ("[storage]\npreset = 3", "storage.preset", "sets storage.preset to 3, which is no preset"),
@@ -58,6 +56,11 @@ WRONG = [
     ("[metrics]\nval.loss = 'min'", "metrics.val.loss", "sets metrics.val to {'loss': 'min'}, which is no mode"),
     ("[list]\ncolumns = 'id'", "list.columns", "which is no list of texts"),
     ("[list]\ncolumns = [1]", "list.columns", "which is no list of texts"),
+    ("[retention]\nkeep = ['last=3']", "retention.keep", "which is no policy"),
+    ("[retention]\nkeep = ' '", "retention.keep", "sets retention.keep to ' ', which is no policy"),
+    ("[retention]\ngrace = '7 days'", "retention.grace", "sets retention.grace to '7 days', which is no span of time"),
+    ("[keep]\nmain = 3", "keep.main", "sets keep.main to 3, which is no policy"),
+    ("[keep]\nv1.2 = 'last=1'", "keep.v1.2", "sets keep.v1 to {'2': 'last=1'}, which is no policy"),
     ("[", "list.columns", "is not TOML"),
     (f"a = {'1' * 5000}", "storage.preset", "is not TOML"),
     (f"a = {'[' * 5000}", "storage.preset", "is not TOML"),
@@ -100,6 +103,8 @@ def test_nothing_set() -> None:
     assert (config.preset, config.author, config.columns, config.metric_mode("x")) == ("balanced", None, (), None)
     assert config.find("storage.preset") == Found("storage.preset", "balanced", DEFAULT)
     assert config.metric_mode("") is None
+    assert (config.policy_text(), config.policy_text("main"), config.policy_texts(["main"])) == (None, None, {})
+    assert config.grace_ns == 7 * 86400 * 10**9
 
 
 @pytest.mark.parametrize(
@@ -228,6 +233,9 @@ def test_variables() -> None:
                 "CKSTORE_COMMIT_AUTHOR": "Ada, L.",
                 "CKSTORE_METRICS": "val/loss=min, acc=max,a=b=min",
                 "CKSTORE_LIST_COLUMNS": "id, step ,val/loss,",
+                "CKSTORE_RETENTION_KEEP": "last=3, best=2:a:min",
+                "CKSTORE_RETENTION_GRACE": "36h",
+                "CKSTORE_KEEP": "main=last=1 within=7d, topic/x=every=10",
                 "CKSTORE_INDEX": "cache",
                 "CKSTORE_COMMIT": "a build system's own",
                 "HOME": "/",
@@ -237,6 +245,10 @@ def test_variables() -> None:
     assert (config.preset, config.author, config.columns) == ("archive", "Ada, L.", ("id", "step", "val/loss"))
     assert [config.metric_mode(name) for name in ("val/loss", "acc", "a=b", "other")] == ["min", "max", "min", None]
     assert config.find("metrics.acc").origin == "CKSTORE_METRICS"
+    assert config.grace_ns == 36 * 3600 * 10**9
+    assert config.policy_text("main") == "last=1 within=7d"
+    assert config.policy_text("other") == config.policy_text() == "last=3, best=2:a:min"
+    assert config.policy_texts(["main", "topic/x", "other"]) == {"main": "last=1 within=7d", "topic/x": "every=10"}
     assert from_environment({"CKSTORE_COMMIT_AUTHOR": "", "CKSTORE_METRICS": ""}) == ()
 
 
@@ -245,6 +257,10 @@ def test_variables() -> None:
     [
         ("CKSTORE_STORAGE_PRESET", "best", "storage.preset", "balanced, archive, fast"),
         ("CKSTORE_STORAGE_PREST", "fast", "storage.preset", "CKSTORE_STORAGE_PRESET"),
+        ("CKSTORE_RETENTION_GRACE", "long", "retention.grace", "7d"),
+        ("CKSTORE_RETENTION_KEEP", " ", "retention.keep", "last=3"),
+        ("CKSTORE_KEEP", "last", "keep.main", "CKSTORE_KEEP=main=last=3"),
+        ("CKSTORE_KEEP_MAIN", "last=1", "keep.main", "CKSTORE_KEEP"),
         ("CKSTORE_METRICS_LOSS", "min", "metrics.loss", "CKSTORE_METRICS"),
         ("CKSTORE_METRICS", "loss", "metrics.acc", "val/loss=min"),
         ("CKSTORE_METRICS", "loss=least", "metrics.loss", "val/loss=min"),
@@ -258,7 +274,7 @@ def test_variables_that_are_wrong(variable: str, text: str, name: str, hint: str
         config.find(name)
     assert hint in str(caught.value.hint)
     assert config.find("list.columns").origin == DEFAULT
-    nearer = flags({name: "min" if name.startswith("metrics") else "fast"}, "the call")
+    nearer = flags({name: {"metrics": "min", "retention": "1h"}.get(name.partition(".")[0], "fast")}, "the call")
     assert merge([*config.layers, nearer]).find(name).origin == "the call"
 
 
@@ -302,6 +318,10 @@ def need(repo: ckstore.Repo, name: str) -> None:
         _ = repo[f"best:{name.removeprefix('metrics.')}"]
     elif name == "list.columns":
         _ = repo._repository.config.columns
+    elif name == "retention.grace":
+        _ = repo._repository.config.grace_ns
+    elif name.startswith(("retention.", "keep.")):
+        _ = repo._repository.config.policy_text(name.removeprefix("keep."))
     else:
         repo.commit({"step": 2})
 
@@ -320,7 +340,7 @@ def test_what_is_wrong_stops_only_who_needs_it(tmp_path: Path, text: str, name: 
             need(repo, name)
         assert what in caught.value.what
         broken = [one.name for one in list_settings(repo._repository.config).settings if one.problem]
-        assert name in broken or name.startswith("metrics.")
+        assert name in broken or name.startswith(("metrics.", "keep."))
     nearer: dict[str, Value] = {"storage.preset": "fast", "commit.author": "me", "list.columns": ("id",)}
     with open_repository(tmp_path, tmp_path, layers=[flags(nearer, "the call")]) as repository:
         assert repository.preset.name == "fast"
@@ -374,7 +394,10 @@ def test_listing_and_getting(tmp_path: Path) -> None:
     config = merge([parse(text, Scope.PROJECT, "p"), Layer(Scope.USER, "u", {"list.columns": ("id", "acc")})])
     told = list_settings(config)
     rows = {info.name: (info.value, info.origin) for info in told.settings}
-    assert list(rows) == ["storage.preset", "commit.author", "metrics.acc", "metrics.val/loss", "list.columns"]
+    assert list(rows) == [
+        *("storage.preset", "commit.author", "metrics.acc", "metrics.val/loss", "list.columns"),
+        *("retention.keep", "keep.<branch>", "retention.grace"),
+    ]
     assert rows["metrics.val/loss"] == ("min", "p")
     assert rows["list.columns"] == (("id", "acc"), "u")
     assert rows["storage.preset"] == (None, DEFAULT)
@@ -406,6 +429,8 @@ VALUES = st.one_of(
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1).map(lambda metric: f"metrics.{metric}"),
         st.sampled_from(["min", "max"]),
     ),
+    st.tuples(st.just("keep.topic/x.y"), st.sampled_from(["last=3", "best=2:val/loss:min, within=7d"])),
+    st.tuples(st.just("retention.grace"), st.sampled_from(["0s", "1.5h"])),
     st.tuples(st.just("list.columns"), st.sampled_from(["", "id", "id,step", "val/loss, acc"])),
 )
 

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TextIO
 
+from ckstore.units import about
+
 _REDRAW_S = 0.1
 _REPORT_S = 30.0
 _NARROWEST = 8
@@ -61,8 +63,4 @@ class ProgressLine:
 
 def size(count: float) -> str:
     """A number of bytes for people: 1.2 GB (powers of 1000)."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
+    return about(count)

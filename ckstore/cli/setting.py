@@ -11,8 +11,8 @@ from ckstore.cli.text import printable, table
 
 if TYPE_CHECKING:
     from ckstore.cli.context import Settings
-    from ckstore.config import Value
     from ckstore.porcelain.settings import SettingChange
+    from ckstore.setting import Value
 
 config = typer.Typer(
     help="Show and change settings.\n\n"

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckstore import durable
-from ckstore.config import DEFAULT, METRICS, SETTINGS, Scope, parse, parse_value, setting_named, split
+from ckstore.config import DEFAULT, Scope, parse
 from ckstore.errors import InvalidInput, NotFound, nearest
 from ckstore.lock import FileLock
+from ckstore.setting import parse_value, setting_named, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckstore.config import Config, Layer, Value
+    from ckstore.config import Config, Layer
     from ckstore.repository import Repository
+    from ckstore.setting import Value
 
 _Change = Callable[[MutableMapping[str, Any], Path, object], None]
 """Changes a document, which `path` names in errors; a table that it lacks begins as the given empty one."""
@@ -65,12 +67,8 @@ class SettingChange:
 
 def list_settings(config: Config) -> SettingsResult:
     """Every setting with its value. Never raises for what is wrong in a file: it is in the result."""
-    metrics = {name for layer in config.layers for name in layer.values if split(name)[0] == METRICS}
-    names: list[str] = []
-    for setting in SETTINGS:
-        names += sorted(metrics) if metrics and split(setting.name)[0] == METRICS else [setting.name]
     problems = [problem.what for layer in config.layers for problem in layer.problems]
-    return SettingsResult(tuple(_info(config, name) for name in names), tuple(problems))
+    return SettingsResult(tuple(_info(config, name) for name in config.names()), tuple(problems))
 
 
 def get_setting(config: Config, name: str) -> SettingInfo:

@@ -22,6 +22,7 @@ Target = bytes | Symbolic | None
 HEAD = "HEAD"
 HEADS = "heads/"
 TAGS = "tags/"
+PINS = "pins/"
 
 
 def spelled(target: Target) -> str | None:

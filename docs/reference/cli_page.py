@@ -15,7 +15,7 @@ from ckstore.cli.group import ALIASES, OPTIONS, TASKS, Group
 from ckstore.cli.keeping import FINDINGS
 from ckstore.cli.main import EXIT_CODES
 from ckstore.cli.taking import PARTIAL
-from ckstore.config import SETTINGS
+from ckstore.setting import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,8 @@ def _settings() -> Iterator[str]:
         default = f"`{one.default}`" if isinstance(one.default, str) else ""
         yield f"| `{one.name}` | {one.about} | {', '.join(one.allowed) or one.noun} | {default} |"
     yield from ("", "Each is a variable too: `storage.preset` is `CKSTORE_STORAGE_PRESET`, and")
-    yield "`CKSTORE_METRICS=val/loss=min,acc=max` says which way metrics are better."
+    yield "`CKSTORE_METRICS=val/loss=min,acc=max` says which way metrics are better,"
+    yield "`CKSTORE_KEEP=main=last=3 within=7d,old=last=1` what two branches keep."
 
 
 def _environment() -> Iterator[str]:

@@ -169,6 +169,13 @@ def overwrite(descriptor: int, data: bytes) -> None:
         os.pwrite(descriptor, data, 0)
 
 
+def touch_ns(path: Path) -> int:
+    """The time now by the clock of the file system of the file `path`, in ns since 1970 UTC; it becomes the file's."""
+    with _typed("touch", path):
+        os.utime(path)
+        return os.stat(path).st_mtime_ns
+
+
 def make_folder(path: Path) -> None:
     """Make `path` and what leads to it, so that their names survive power loss; fine if it is there."""
     with _typed("make folder", path):

@@ -5,6 +5,7 @@
     +-- NotFound            a name leads nowhere
     |   +-- NoRepository
     |   +-- NoRevision
+    |   +-- Absent          the commit is known, its data is not here: dropped, lost, or never fetched
     +-- Conflict            someone else moved the ref first; what was written stays usable for a retry
     +-- Locked              another live process holds the repository lock
     +-- Integrity           stored bytes are not what they must be; no wrong byte is ever returned
@@ -84,6 +85,12 @@ class NoRevision(NotFound):
     """No commit answers to the revision."""
 
     code = "no-revision"
+
+
+class Absent(NotFound):
+    """The data of a commit is known not to be here: dropped, lost, or never fetched. The commit itself is."""
+
+    code = "absent"
 
 
 class Conflict(CkstoreError):

@@ -103,6 +103,13 @@ class Repository:
         self.store.refresh()
         return Commits(self.store, self.store.ask(View.refs), self.config.metric_mode)
 
+    def absent(self) -> dict[bytes, dict[str, str]]:
+        """The components whose data is known not to be here, with the reason, by commit."""
+        found: dict[bytes, dict[str, str]] = {}
+        for hole in self.store.ask(View.holes):
+            found.setdefault(hole.commit, {})[hole.component] = hole.reason
+        return found
+
     def resolve(self, revision: str, now_ns: int) -> tuple[bytes, Commit]:
         """The commit a revision names. Raises `NoRevision`, `InvalidInput`."""
         commits = self.commits()

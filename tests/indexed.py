@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckstore.storage.index import View
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ckstore.repository import Repository
 
 _TABLES = ("frames", "spares", "commits", "refs", "holes", "condemned", "journal")
 
 
-def indexed(repository: Repository) -> dict[str, Sequence[object]]:
+def indexed(repository: Repository) -> dict[str, list[Any]]:
     """All rows of the tables, and the packs in the order they came."""
     with repository.store.index.reading() as view:
         return {

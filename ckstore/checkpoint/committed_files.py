@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
+from ckstore.checkpoint.absent import absence, absent, check_present
 from ckstore.checkpoint.targets import check_folder, check_free, check_inside
 from ckstore.errors import Format
 from ckstore.files.assemble import assemble
@@ -19,7 +20,7 @@ from ckstore.objects.reader import read_blob, read_tree
 from ckstore.objects.tree import File, Folder, Link, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ckstore.objects.commit import Commit
     from ckstore.objects.leaf import Key
@@ -39,6 +40,7 @@ class CommittedFiles:
     repository: Repository
     own: Tree
     component_trees: dict[str, bytes]
+    gone: Mapping[str, str] = field(default_factory=dict)
     files: dict[str, File] = field(default_factory=dict)
     folders: dict[str, Folder] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
@@ -63,12 +65,13 @@ class CommittedFiles:
 
 
 def committed_files(repository: Repository, commit: Commit) -> CommittedFiles | None:
-    """The files of a commit, or None where it was made from memory. Raises `Integrity`, `Format`."""
+    """The files of a commit, or None where it was made from memory. Raises `Absent`, `Integrity`, `Format`."""
     trees = {entry.name: entry.tree for entry in commit.components}
     if FILES not in trees:
         return None
+    check_present(repository, commit, FILES)
     own = read_tree(repository.store.objects, trees[FILES])
-    found = CommittedFiles(repository, own, trees)
+    found = CommittedFiles(repository, own, trees, absent(repository, commit))
     for node in walk(own.entries):
         name, value = _name(repository, own, node.entry.key), node.entry.value
         if isinstance(value, File):
@@ -106,8 +109,11 @@ def plan_files(
 
     With `as_file` there is one, and `output` is its new name unless it is a folder; else it stands for the folder `top`
     of the commit. Raises `InvalidInput` where something is there already (unless `force`) or a link of the target
-    folder leads elsewhere, `Format` for a name or link that would leave the folder.
+    folder leads elsewhere, `Format` for a name or link that would leave the folder, `Absent` where data is not here.
     """
+    for component in {component for name in names for component in found.files[name].components}:
+        if component in found.gone:
+            raise absence(component, found.gone[component])
     if as_file and not output.is_dir():
         check_free(output, force=force)
         return Targets({names[0]: output}, {}, {})

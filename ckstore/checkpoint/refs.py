@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckstore.checkpoint.whole import whole_check
 from ckstore.errors import Conflict, Format, Integrity
 from ckstore.storage.record import spelled
 from ckstore.storage.transaction import Transaction
@@ -77,15 +78,17 @@ def move_refs(
 ) -> RefsMoved:
     """Move refs, all or none, in one record of the journal; with `dry_run` only say which.
 
-    Raises `Conflict` where one is not at its `old` any more, `SaveFailed` where nothing may be written.
+    Raises `Conflict` where one is not at its `old` any more, or is to go to a commit that gc has taken data from,
+    `SaveFailed` where nothing may be written.
     """
     if not moves:
         return RefsMoved((), None)
     if dry_run:
         return RefsMoved(tuple(map(change, moves)), None)
+    check = whole_check(repository, repository.commits(), {move.new for move in moves if isinstance(move.new, bytes)})
     with Transaction(repository.store) as transaction:
         try:
-            written = transaction.publish(reason, time_ns, moves)
+            written = transaction.publish(reason, time_ns, moves, check)
         except Conflict as error:
-            raise Conflict(error.what, hint="look at `ckstore reflog`, then try again") from None
+            raise Conflict(error.what, why=error.why, hint="look at `ckstore reflog`, then try again") from None
     return RefsMoved(tuple(map(change, moves)), written.seq)

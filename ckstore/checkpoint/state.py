@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from ckstore.checkpoint.absent import absent, check_present
 from ckstore.errors import InvalidInput
 from ckstore.objects.reader import read_tree
 from ckstore.objects.structure import Structure, nearest
@@ -25,7 +27,7 @@ class LoadOptions:
 
 
 def structure(repository: Repository, commit: Commit, component: str) -> Structure:
-    """One component's structure. Raises `InvalidInput` where the commit has none of that name."""
+    """One component's structure. Raises `InvalidInput` where the commit has none of that name, `Absent`."""
     trees = {entry.name: entry.tree for entry in commit.components}
     if component not in trees:
         raise InvalidInput(
@@ -33,6 +35,7 @@ def structure(repository: Repository, commit: Commit, component: str) -> Structu
             why=f"it has {', '.join(trees)}",
             hint=nearest(component, list(trees)),
         )
+    check_present(repository, commit, component)
     return Structure(component, read_tree(repository.store.objects, trees[component]))
 
 
@@ -41,17 +44,26 @@ def closest(patterns: Sequence[str], paths: Sequence[str]) -> str:
     return nearest(patterns[0], paths) or "a pattern is a dotted path, or part of one with *: model.*"
 
 
+def _may_match(component: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern may select anything in a component that cannot be looked at."""
+    return any(fnmatchcase(component, pattern.partition(".")[0]) for pattern in patterns)
+
+
 def load(repository: Repository, commit: Commit, options: LoadOptions) -> object:
     """The state as it was committed, in new CPU tensors; with `only`, what the patterns select.
 
-    Every byte is hashed before it is returned. Raises `Integrity`, `Format`, `InvalidInput`.
+    Every byte is hashed before it is returned. Raises `Absent` where a component that is asked for is not here,
+    `Integrity`, `Format`, `InvalidInput`.
     """
     from ckstore.torch.unflatten import ABSENT, unflatten  # torch: only where tensors are made
 
     state: dict[str, object] = {}
     seen: list[str] = []
+    gone = absent(repository, commit)
     for entry in commit.components:
         if entry.name.startswith("@"):
+            continue
+        if entry.name in gone and options.only is not None and not _may_match(entry.name, options.only):
             continue
         tree = structure(repository, commit, entry.name)
         wanted = None if options.only is None else tree.selected(options.only)

@@ -10,6 +10,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from ckstore import durable
+from ckstore.checkpoint.whole import whole_check
 from ckstore.codec.preset import preset_named
 from ckstore.digest import Kind
 from ckstore.errors import CkstoreWarning, Format, Integrity, InvalidInput
@@ -128,7 +129,8 @@ def store(
             bare=bare,
         )
         id = transaction.put_meta(Kind.COMMIT, encode(commit))
-        written = transaction.publish("commit", recorded_ns, list(_moves(plan, options, id)))
+        whole = whole_check(repository, commits, plan.parents)
+        written = transaction.publish("commit", recorded_ns, list(_moves(plan, options, id)), whole)
     return CommitResult(
         id=id.hex(),
         branch=plan.branch,

@@ -63,6 +63,7 @@ TASKS: dict[str, tuple[Listed, ...]] = {
         Listed("undo", "moving:undo", "Take back the last move of a branch, tag or HEAD."),
     ),
     "keep them well": (
+        Listed("gc", "retaining:gc", "Make room: drop what policies do not keep, and remove what nothing needs."),
         Listed("verify", "keeping:verify", "Check that everything the branches and tags reach is there."),
         Listed("config", "setting:config", "Show and change settings."),
         Listed("doctor", "keeping:doctor", "Check the installation and the repository's surroundings."),

@@ -36,6 +36,7 @@ def oneline(commit: CommitInfo, head: str | None, marks: Sequence[str] = ()) -> 
         parts.append(f"step {commit.step}")
     parts += [typer.style(chip, fg="cyan") for chip in chips(commit)]
     parts += [typer.style(f"[{mark}]", fg="magenta") for mark in marks]
+    parts += [typer.style(gone, fg="red") for gone in missing(commit)]
     if commit.message:
         parts.append(printable(commit.message.splitlines()[0]))
     return "  ".join(parts)
@@ -50,8 +51,9 @@ def full(commit: CommitInfo, head: str | None, marks: Sequence[str] = ()) -> str
     lines.append(f"Date:       {moment(commit)}")
     counts = [f"step {commit.step}"] if commit.step is not None else []
     counts += [f"epoch {commit.epoch}"] if commit.epoch is not None else []
-    if counts or commit.metrics or marks:
-        lines.append("At:         " + "  ".join([*counts, *chips(commit), *(f"[{mark}]" for mark in marks)]))
+    marked = [*(f"[{mark}]" for mark in marks), *missing(commit)]
+    if counts or commit.metrics or marked:
+        lines.append("At:         " + "  ".join([*counts, *chips(commit), *marked]))
     lines.append("Components: " + ", ".join(printable(name) for name in commit.components))
     if commit.message:
         lines += ["", *(f"    {printable(line)}" for line in commit.message.splitlines())]
@@ -66,6 +68,15 @@ def names(commit: CommitInfo, head: str | None) -> str:
     return ", ".join(
         sorted(branches, key=lambda name: not name.startswith("HEAD")) + [f"tag: {printable(t)}" for t in commit.tags]
     )
+
+
+def missing(commit: CommitInfo) -> list[str]:
+    """What is not here of a commit, as `[optimizer gone]`; of all its components `[data gone]`."""
+    if not commit.absent:
+        return []
+    if set(commit.absent) >= set(commit.components):
+        return ["[data gone]"]
+    return [f"[{', '.join(map(printable, commit.absent))} gone]"]
 
 
 def chips(commit: CommitInfo) -> list[str]:

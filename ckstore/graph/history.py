@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CommitInfo:
-    """One commit: ids are 64 hexadecimal digits, `time_ns` counts from 1970 UTC."""
+    """One commit: ids are 64 hexadecimal digits, `time_ns` counts from 1970 UTC.
+
+    `absent` names the components whose data is known not to be here.
+    """
 
     id: str
     parents: tuple[str, ...]
@@ -31,6 +34,7 @@ class CommitInfo:
     branches: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     is_head: bool = False
+    absent: tuple[str, ...] = ()
 
 
 def describe(id: bytes, commit: Commit, branches: Iterable[str] = (), tags: Iterable[str] = ()) -> CommitInfo:

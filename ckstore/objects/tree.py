@@ -346,8 +346,8 @@ def _shown(key: object) -> str:
         return "<number>"
 
 
-def spans(value: Value) -> tuple[bytes, ...]:
-    """All chunk ids that `value` itself names, slabs apart."""
+def run_of(value: Value) -> bytes:
+    """All chunk ids that `value` itself names, one after another, slabs apart."""
     blob: object = None
     if isinstance(value, Tensor):
         blob = value.data
@@ -355,9 +355,12 @@ def spans(value: Value) -> tuple[bytes, ...]:
         blob = value.gaps
     elif isinstance(value, Struct):
         blob = getattr(value, "data", None)
-    if isinstance(blob, (Whole, Chunks)):
-        return split_ids(blob.ids)
-    return ()
+    return blob.ids if isinstance(blob, (Whole, Chunks)) else b""
+
+
+def spans(value: Value) -> tuple[bytes, ...]:
+    """The single ids of `run_of`."""
+    return split_ids(run_of(value))
 
 
 def split_ids(ids: bytes) -> tuple[bytes, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckstore.errors import Format
 from ckstore.pack import format as pack_format
@@ -11,6 +11,8 @@ from ckstore.pack.writer import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ckstore.pack.format import Trailer
 
 
 class Source(Protocol):
@@ -22,8 +24,27 @@ class Source(Protocol):
     def read_at(self, offset: int, length: int) -> bytes: ...
 
 
+class Named(NamedTuple):
+    """What a finished pack says of itself."""
+
+    name: bytes
+    digest: bytes
+    size_bytes: int
+
+
+def read_table(source: Source) -> tuple[Named, bytes]:
+    """A finished pack's name, digest and size, and the bytes of its table. Raises `Format` where any is damaged."""
+    named, _, table = _read(source)
+    return named, table
+
+
 def read_sealed(source: Source) -> Sealed:
     """Name, digest, size and rows of a finished pack. Raises `Format` where any of it is damaged."""
+    named, end, table = _read(source)
+    return Sealed(*named, pack_format.read_table(table, end.table_offset))
+
+
+def _read(source: Source) -> tuple[Named, Trailer, bytes]:
     size = source.size_bytes
     if size < HEADER_SIZE + TRAILER_SIZE:
         raise Format("a pack is cut short")
@@ -33,7 +54,7 @@ def read_sealed(source: Source) -> Sealed:
     table = source.read_at(end.table_offset, end.rows * ROW_SIZE)
     if len(table) != end.rows * ROW_SIZE or pack_format.digest(header, table) != end.digest:
         raise Format("a pack's table is damaged")
-    return Sealed(name, end.digest, size, pack_format.read_table(table, end.table_offset))
+    return Named(name, end.digest, size), end, table
 
 
 def scan(source: Source) -> Iterator[Row]:

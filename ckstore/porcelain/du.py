@@ -6,6 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from ckstore.digest import Kind
 from ckstore.graph.history import ancestry
 from ckstore.graph.reachability import objects_of_tree
@@ -14,7 +16,7 @@ from ckstore.pack.format import FRAME_HEADER_SIZE, ROW_SIZE
 from ckstore.storage.index import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from ckstore.objects.commit import Commit
     from ckstore.pack.format import Frame
@@ -93,6 +95,9 @@ def du(repository: Repository, options: DuOptions) -> DuResult:
     everything: dict[bytes, Commit] = {}
     for history in histories.values():
         everything |= history
+    absent = repository.absent()
+    everything = {id: _present(commit, absent.get(id, ())) for id, commit in everything.items()}
+    histories = {name: {id: everything[id] for id in history} for name, history in histories.items()}
     components = _by_component(everything, trees, frames)
     reached = {one for id, commit in everything.items() for one in _objects(id, commit, trees)}
     packs = store.ask(View.packs)
@@ -108,6 +113,13 @@ def du(repository: Repository, options: DuOptions) -> DuResult:
         by_component=components,
         by_branch=_by_branch(commits, histories, trees, frames),
     )
+
+
+def _present(commit: Commit, absent: Collection[str]) -> Commit:
+    """A commit with the components that are here."""
+    if not absent:
+        return commit
+    return replace(commit, components=tuple(entry for entry in commit.components if entry.name not in absent))
 
 
 def _by_component(everything: dict[bytes, Commit], trees: _Trees, frames: dict[bytes, Frame]) -> tuple[DuRow, ...]:

@@ -48,8 +48,13 @@ def log(repository: Repository, options: LogOptions) -> tuple[CommitInfo, ...]:
     elif commits.head is not None:
         tips = [commits.head]
     branches, tags = _by_commit(commits.branches), _by_commit(commits.tags)
+    absent = repository.absent()
     found: Iterable[CommitInfo] = (
-        replace(describe(id, commit, branches.get(id, ()), tags.get(id, ())), is_head=commits.head == id)
+        replace(
+            describe(id, commit, branches.get(id, ()), tags.get(id, ())),
+            is_head=commits.head == id,
+            absent=tuple(absent.get(id, ())),
+        )
         for id, commit in ancestry(tips, commits.read_commit)
     )
     if conditions:

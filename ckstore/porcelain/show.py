@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckstore.checkpoint.absent import absent
 from ckstore.checkpoint.committed_files import committed_files
 from ckstore.checkpoint.described import described
 from ckstore.checkpoint.state import structure
@@ -94,7 +95,8 @@ class ShownFile:
 class ShowResult:
     """A commit: what is said of it, its components in the state's order, its files, and the tensors asked for.
 
-    `stored_bytes` is as of a component; what several components share counts once.
+    `stored_bytes` is as of a component; what several components share counts once. Components whose data is not here
+    are only named, in `commit.absent`.
     """
 
     commit: CommitInfo
@@ -116,13 +118,15 @@ def show(repository: Repository, revision: str, options: ShowOptions, progress: 
     `InvalidInput` (also where `only` matches nothing), `Integrity`, `Format`.
     """
     found = described(repository.commits(), revision, options.now_ns)
-    trees = [structure(repository, found.commit, entry.name) for entry in found.commit.components]
+    gone = absent(repository, found.commit)
+    names = [entry.name for entry in found.commit.components if entry.name not in gone]
+    trees = [structure(repository, found.commit, name) for name in names]
     places = repository.store.ask(lambda view: _places(view, trees))
     listed = list(_listed(trees, options))
     return ShowResult(
-        commit=found.info,
+        commit=replace(found.info, absent=tuple(gone)),
         components=tuple(_component(tree, places) for tree in trees),
-        files=tuple(_files(repository, found.commit)),
+        files=() if FILES in gone else tuple(_files(repository, found.commit)),
         tensors=_tensors(repository, listed, options, progress),
         stored_bytes=sum(at.frame.stored_length for at in places.values() if at is not None),
     )

@@ -1,4 +1,4 @@
-"""undo: take back how refs moved, by one more record; undoing an undo is redo. Commits stay."""
+"""undo: take back how refs moved, or what gc dropped, by one more record; undoing an undo is redo. Commits stay."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.refs import change, move_refs
-from ckstore.errors import Conflict, InvalidInput
-from ckstore.storage.record import RefMove, Symbolic
+from ckstore.checkpoint.whole import has_component
+from ckstore.errors import Absent, Conflict, InvalidInput
+from ckstore.storage.collector import collecting
+from ckstore.storage.index import View
+from ckstore.storage.record import Filled, Record, RefMove, Symbolic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckstore.checkpoint.refs import RefChange
     from ckstore.repository import Repository
-    from ckstore.storage.record import Record, Target
+    from ckstore.storage.record import Target
 
 REASON = "undo"
 _UNDO = re.compile(rf"{REASON} (\d+)")
@@ -38,6 +41,8 @@ class UndoOptions:
 class UndoResult:
     """The record that was taken back, why it had been written and when, and how the refs moved now.
 
+    Of a gc, `restored` commits' components are back, and `lost` ones are not: their packs have been removed.
+
     `record` is the new record, with which it can be undone in turn; None for a dry run.
     """
 
@@ -46,6 +51,8 @@ class UndoResult:
     time_ns: int
     moves: tuple[RefChange, ...]
     record: int | None
+    restored: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,12 @@ class _Found:
 
 
 def undo(repository: Repository, options: UndoOptions) -> UndoResult:
-    """Put the refs that a record moved back to where they were before it, all or none.
+    """Put the refs that a record moved back to where they were before it, all or none; or bring back what gc dropped.
 
-    Raises `InvalidInput` where there is nothing to take back, or the record is not there, moved no ref or has been
-    undone already; `Conflict` where a ref is not where the record put it any more; `Integrity` where a commit to go
-    back to, or the journal that far back, cannot be read.
+    Raises `Absent` where all that gc dropped has been removed, `InvalidInput` where there is nothing to take back, or
+    the record is not there, changed nothing of that kind or has been undone already; `Conflict` where a ref is not
+    where the record put it any more; `Integrity` where a commit to go back to, or the journal that far back, cannot be
+    read.
     """
     found = _find(repository, options.seq)
     commits = repository.commits()
@@ -72,10 +80,36 @@ def undo(repository: Repository, options: UndoOptions) -> UndoResult:
         if isinstance(move.new, bytes):
             commits.read_commit(move.new)
     said = (found.seq, found.record.reason, found.record.time_ns)
+    if found.record.holes:
+        return UndoResult(*said, (), *_bring_back(repository, found, options))
     if options.dry_run:
         return UndoResult(*said, tuple(map(change, moves)), None)
     moved = move_refs(repository, f"{REASON} {found.seq}", options.time_ns, moves)
     return UndoResult(*said, moved.moves, moved.record)
+
+
+def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> tuple[int | None, int, int]:
+    """Use condemned packs again whose files are there: the record, how many components are back, and how many lost."""
+    store = repository.store
+    time_ns, reason = options.time_ns, f"{REASON} {found.seq}"
+    with collecting(store) as collector:
+        waiting = [one.pack for one in store.ask(View.condemned) if store.layout.pack(one.pack.name).exists()]
+        if options.dry_run:
+            return None, 0, 0
+        record = collector.restore(Record(time_ns, reason), waiting) if waiting else None
+        commits = repository.commits()
+        filled = []
+        for hole in found.record.holes:
+            trees = {entry.name: entry.tree for entry in commits.read_commit(hole.commit).components}
+            if has_component(repository, trees[hole.component]):
+                filled.append(Filled(hole.commit, hole.component))
+        lost = len(found.record.holes) - len(filled)
+        if not filled:
+            raise Absent(
+                f"what the gc of record {found.seq} dropped has been removed", hint="a remote may still hold it"
+            )
+        record = collector.restore(Record(time_ns, reason, filled=tuple(filled)), ())
+    return record, len(filled), lost
 
 
 def _find(repository: Repository, wanted: int | None) -> _Found:
@@ -91,7 +125,7 @@ def _find(repository: Repository, wanted: int | None) -> _Found:
         target = _undoes(record)
         if seq not in undone and target is not None:
             undone[target] = seq
-        elif seq not in undone and wanted is None and _moved(record):
+        elif seq not in undone and wanted is None and (_moved(record) or record.holes):
             return _Found(seq, record, last_moved)
     if wanted is not None:
         raise InvalidInput(f"the journal has no record {wanted}", hint="`ckstore reflog` shows them with their numbers")
@@ -107,7 +141,7 @@ def _records(repository: Repository, wanted: int | None) -> Iterator[tuple[int, 
 
 
 def _check_can_be_undone(seq: int, record: Record, undone_by: int | None) -> None:
-    if not _moved(record):
+    if not _moved(record) and not record.holes:
         raise InvalidInput(f"record {seq} moved no branch, tag or HEAD", hint="`ckstore reflog` shows those that did")
     if undone_by is not None:
         raise InvalidInput(

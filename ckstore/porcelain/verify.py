@@ -146,8 +146,9 @@ def _note_sound(
 def _graph(
     repository: Repository, commits: Commits, known: set[bytes], damaged: dict[bytes, str]
 ) -> tuple[int, list[Finding]]:
-    """Walk everything the refs reach; a finding for each commit or object that is not whole."""
+    """Walk everything the refs reach but what is known to be absent; a finding for what is not whole."""
     affected: dict[str, list[str]] = {}
+    absent = repository.absent()
     seen: dict[bytes, set[bytes]] = {}
     pending, visited = list(commits.refs.values()), set()
     while pending:
@@ -163,6 +164,8 @@ def _graph(
         pending += commit.parents
         bad = {id} if id in damaged else set()
         for component in commit.components:
+            if component.name in absent.get(id, ()):
+                continue
             if component.tree not in seen:
                 try:
                     objects = {found for _, found in objects_of_tree(repository.store.objects, component.tree)}

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from ckstore.codec.encoded import Encoded
     from ckstore.codec.preset import Preset
+    from ckstore.digest import Kind
     from ckstore.storage.chain import Base
     from ckstore.storage.location import Location
     from ckstore.storage.piece import New, Piece
     from ckstore.storage.workers import PerThread
 
-_POOR = 0.8
+POOR = 0.8
 """A delta of so much of its chunk has gained nothing that planes alone would not."""
 
 
@@ -106,15 +107,17 @@ class Encoder:
     def _add(self, new: New, raw: memoryview, encoded: Encoded, base: Base | None) -> None:
         """Append a frame. A delta that gained little, or ends too long a chain, is encoded anew, by itself."""
         if base is not None:
-            frame = _frame(new, encoded)._replace(base=base.location.frame.id, version=base.version)
-            if encoded.length < _POOR * new.length and within(base, frame, self._preset):
+            frame = frame_of(new.kind, new.id, new.length, encoded)._replace(
+                base=base.location.frame.id, version=base.version
+            )
+            if encoded.length < POOR * new.length and within(base, frame, self._preset):
                 with self._lock:
                     self.deltas[new.id] = (new.piece, frame)
                 self._packer.add(new.piece.stream, frame, encoded.pieces)
                 return
-            alone = self._scratch.get(Buffers).alone
-            (encoded,) = alone.encode(raw, [new.length], new.piece.dtype, self._preset)
-        self._packer.add(new.piece.stream, _frame(new, encoded), encoded.pieces)
+            coder = self._scratch.get(Buffers).alone
+            (encoded,) = coder.encode(raw, [new.length], new.piece.dtype, self._preset)
+        self._packer.add(new.piece.stream, frame_of(new.kind, new.id, new.length, encoded), encoded.pieces)
 
     def _bases(self, new: Sequence[New], whole: memoryview) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
@@ -150,6 +153,7 @@ class Encoder:
         return base
 
 
-def _frame(new: New, encoded: Encoded) -> Frame:
+def frame_of(kind: Kind, id: bytes, length: int, encoded: Encoded) -> Frame:
+    """The frame of an object that is kept by itself."""
     codec, width, _, stored, busy = encoded
-    return Frame(new.kind, codec, width, new.id, new.length, stored, NO_ID, 0, busy)
+    return Frame(kind, codec, width, id, length, stored, NO_ID, 0, busy)

@@ -68,8 +68,8 @@ class NewPack(NamedTuple):
 _Waiting = dict[bytes, list[Location]]
 """Frames that cannot be read yet, by the base they lack."""
 
-PackRows = Callable[[PackEntry], NewPack | None]
-"""Gives what is in a pack; None where it cannot be read at all."""
+PackRows = Callable[[PackEntry, bool], NewPack | None]
+"""Gives what is in a pack; None where it cannot be read at all, which the flag says to warn of."""
 
 
 class _Shared:
@@ -146,7 +146,7 @@ class Index:
 
     def __init__(self, folder: Path, repository_id: str) -> None:
         self._key = os.path.realpath(folder)
-        self._id = _LAYOUT + repository_id.encode()
+        self.id = _LAYOUT + repository_id.encode()
         with _REGISTRY.lock, _lmdb_errors():
             shared = _REGISTRY.shared.get(self._key)
             if shared is None:
@@ -170,12 +170,12 @@ class Index:
     def cursor(self) -> Cursor | None:
         """How far this index has followed the journal; None for an empty one or another repository's."""
         with self.reading() as view:
-            return view.cursor(self._id)
+            return view.cursor(self.id)
 
     def moment(self) -> tuple[int, bytes | None]:
         """Where in the journal the index is, and what changes when it is made anew: rows go only with one of both."""
         with self.reading() as view:
-            return view.moment(self._id)
+            return view.moment(self.id)
 
     @contextmanager
     def reading(self) -> Iterator[View]:
@@ -194,8 +194,8 @@ class Index:
         """
         with _lmdb_errors(), _write_errors(), self._begin(write=True) as transaction:
             writer = _Writer(transaction, self._shared.tables)
-            if writer.cursor(self._id) == since:
-                writer.follow_all(frames, packs, self._id)
+            if writer.cursor(self.id) == since:
+                writer.follow_all(frames, packs, self.id)
 
     def rebuild(self, frames: Sequence[JournalFrame], packs: PackRows) -> None:
         """Empty the index and follow `frames`, the first of which is a snapshot, in one transaction."""
@@ -204,7 +204,7 @@ class Index:
                 transaction.drop(table, delete=False)
             writer = _Writer(transaction, self._shared.tables)
             writer.put("meta", _GENERATION_KEY, os.urandom(8))
-            writer.follow_all(frames, packs, self._id)
+            writer.follow_all(frames, packs, self.id)
 
     def _begin(self, *, write: bool = False) -> lmdb.Transaction:
         environment = self._shared.current()
@@ -337,6 +337,7 @@ class _Writer(View):
     """
 
     def follow_all(self, frames: Sequence[JournalFrame], packs: PackRows, repository_id: bytes) -> None:
+        self._passing = _passing([frame.content for frame in frames])
         for frame in frames:
             self._follow(frame, packs)
         self.put("meta", _REPOSITORY_KEY, repository_id)
@@ -381,7 +382,7 @@ class _Writer(View):
             self.put("packs", entry.name, _PACK.pack(order, entry.digest, entry.size_bytes))
             self.put("meta", _PACK_COUNT, (order + 1).to_bytes(8, "big"))
             self._delete("condemned", entry.name)
-            new = packs(entry)
+            new = None if entry.name in self._passing else packs(entry, True)
             if new is None:
                 continue
             for row in new.rows:
@@ -425,13 +426,12 @@ class _Writer(View):
 
     def _drop_pack(self, entry: PackEntry, packs: PackRows) -> None:
         """Forget a pack and its frames; where another pack has a spare of an object, that gets the row."""
-        there = self.get("packs", entry.name) is not None
-        dropped = packs(entry) if there else None
-        places = (
-            [Location(entry.name, row.offset, row.frame) for row in dropped.rows]
-            if dropped is not None
-            else [place for place in self._all() if place.pack == entry.name]
-        )
+        self._delete("packs", entry.name)
+        dropped = packs(entry, False)
+        if dropped is not None:
+            places = [Location(entry.name, row.offset, row.frame) for row in dropped.rows]
+        else:
+            places = [place for place in self._all() if place.pack == entry.name]
         lost = []
         for place in places:
             self._delete("spares", _spare_key(place))
@@ -443,7 +443,6 @@ class _Writer(View):
             self._promote(frame.id)
             if frame.kind is Kind.COMMIT and self.get("frames", frame.id) is None:
                 self._delete("commits", frame.id)
-        self._delete("packs", entry.name)
 
     def _all(self) -> Iterator[Location]:
         """Every frame, with a row or spare."""
@@ -476,6 +475,17 @@ class _Writer(View):
             self._transaction.delete(name.encode(), db=self._tables["refs"])
         else:
             self.put("refs", name.encode(), msgspec.msgpack.encode(target))
+
+
+def _passing(contents: Sequence[Record | Snapshot]) -> set[bytes]:
+    """Packs that come and go within some frames: their files need not be there any more."""
+    come: set[bytes] = set()
+    gone: set[bytes] = set()
+    for content in contents:
+        names = {entry.name for entry in content.packs}
+        come |= names
+        gone = (gone - names) | {one.pack.name for one in content.condemned}
+    return come & gone
 
 
 def _spare_key(place: Location) -> bytes:

@@ -36,6 +36,14 @@ class Layout:
         return self.root / "lock"
 
     @property
+    def gc_lock(self) -> Path:
+        return self.root / "gc.lock"
+
+    @property
+    def reserve(self) -> Path:
+        return self.root / "reserve"
+
+    @property
     def packs(self) -> Path:
         return self.root / "packs"
 

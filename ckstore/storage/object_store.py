@@ -106,6 +106,13 @@ class ObjectStore:
         except OSError as error:
             raise Integrity(f"cannot read pack {chain[0].pack.hex()}: {error.strerror}") from error
 
+    def payload(self, location: Location) -> bytes:
+        """A frame's payload as it lies at a known place, with its checksum right. Raises `Integrity`, OSError."""
+        scratch = self._scratch.get(_Scratch)
+        payload = bytearray(location.frame.stored_length)
+        self._read_frame(location, scratch.header, memoryview(payload), checked=True)
+        return bytes(payload)
+
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """Read many chunks, on all threads."""
         self._workers.map(self._fill_job, jobs(requests, lambda request: request[1].nbytes))
@@ -160,23 +167,31 @@ class ObjectStore:
         scratch = self._scratch.get(_Scratch)
         frame = location.frame
         where = _where(location)
-        pack = self._packs.get(location.pack)
         direct = frame.codec == Codec.RAW and frame.stored_length == target.nbytes
         payload = target if direct else scratch.payload.take(frame.stored_length)
-        if pack.read_into(location.offset, scratch.header, payload) != FRAME_HEADER_SIZE + frame.stored_length:
-            raise Integrity(f"{where} is cut short", hint="run `ckstore verify --read-data`")
+        self._read_frame(location, scratch.header, payload, checked=checked)
         try:
-            found, checksum = read_frame_header(scratch.header)
-            if found != frame:
-                raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
-            if checked and payload_checksum([payload]) != checksum:
-                raise Integrity("its payload has another checksum")
             if frame.codec == Codec.DELTA and frame.base != NO_ID:
                 scratch.coder.add(frame.width, payload, target)
             elif not direct:
                 scratch.coder.decode(frame.codec, frame.width, payload, target)
         except (Format, Integrity) as error:
             raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
+
+    def _read_frame(self, location: Location, header: bytearray, payload: memoryview, *, checked: bool) -> None:
+        """Read a frame's header and payload. Raises `Integrity` where they are not what the index says."""
+        frame, where = location.frame, _where(location)
+        pack = self._packs.get(location.pack)
+        if pack.read_into(location.offset, header, payload) != FRAME_HEADER_SIZE + frame.stored_length:
+            raise Integrity(f"{where} is cut short", hint="run `ckstore verify --read-data`")
+        try:
+            found, checksum = read_frame_header(header)
+        except Format as error:
+            raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
+        if found != frame:
+            raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
+        if checked and payload_checksum([payload]) != checksum:
+            raise Integrity(f"{where} is damaged: its payload has another checksum", hint="run `ckstore repair`")
 
 
 def _chain(view: View, location: Location | None) -> Sequence[Location]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 import warnings
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0
 _READER_PATIENCE_S = 5.0
+_RESERVE = 64 << 20
+_LEAST_RESERVE = 1 << 20
+_RESERVE_SHARE = 16
+_PLENTY = 8
 
 
 def _place(root: Path) -> str:
@@ -118,6 +123,29 @@ class Store:
     def index_bytes(self) -> int:
         """What the index, a cache, takes on the disk."""
         return sum(path.stat().st_blocks * 512 for path in self.index_folder.iterdir())
+
+    def clock_ns(self) -> int:
+        """The time now by the file system's clock, where it can be asked; else by this machine's."""
+        if not self.may_write:
+            return time.time_ns()
+        durable.reserve(self.layout.gc_lock, 0)
+        return durable.touch_ns(self.layout.gc_lock)
+
+    def keep_reserve(self) -> None:
+        """Keep some space for gc on a full disk: a share of what is stored, where there is plenty. Never raises."""
+        stored = sum(entry.size_bytes for entry in self.ask(View.packs))
+        wanted = min(_RESERVE, stored // _RESERVE_SHARE)
+        disk = os.statvfs(self.layout.root)
+        if self.may_write and wanted >= _LEAST_RESERVE and disk.f_bavail * disk.f_frsize > _PLENTY * wanted:
+            with suppress(CkstoreError):
+                if not self.layout.reserve.exists():
+                    durable.reserve(self.layout.reserve, wanted)
+
+    def release_reserve(self) -> bool:
+        """Give the reserve back to the disk; whether there was one."""
+        there = self.layout.reserve.exists()
+        durable.unlink(self.layout.reserve)
+        return there
 
     def close(self) -> None:
         """End the threads, let go of packs and index."""
@@ -203,7 +231,7 @@ class Store:
             raise
         new = {pack.entry.name: pack for pack in packs}
         try:
-            self.index.apply(cursor, [frame], lambda entry: new[entry.name])
+            self.index.apply(cursor, [frame], lambda entry, told: new.get(entry.name) or self.pack_rows(entry, told))
         except CkstoreError as error:
             warnings.warn(f"saved, but the index could not follow yet: {error}", CkstoreWarning, 3)
         return frame.end.seq
@@ -213,8 +241,18 @@ class Store:
         self.refresh()
         return self.journal.history(self._cursor())
 
-    def pack_rows(self, entry: PackEntry) -> NewPack | None:
-        """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone."""
+    def records_since(self, seq: int) -> Iterator[tuple[int, Record]]:
+        """The records after `seq`, the newest first, for who holds the lock and has caught up."""
+        for number, record in self.journal.history(self._cursor()):
+            if number <= seq:
+                return
+            yield number, record
+
+    def pack_rows(self, entry: PackEntry, told: bool) -> NewPack | None:
+        """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone.
+
+        That is warned of where it should be `told`.
+        """
         try:
             source = self.packs.get(entry.name)
             try:
@@ -228,7 +266,8 @@ class Store:
                     with suppress(Format, Integrity):  # told to whoever asks for that commit; the rest is sound
                         commits[frame.id] = self.objects.read_at(Location(entry.name, offset, frame))
         except (FileNotFoundError, Format) as error:
-            warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
+            if told:
+                warnings.warn(f"pack {entry.name.hex()} cannot be read: {error}", CkstoreWarning, 2)
             return None
         except OSError as error:
             # Not the pack's fault: following stops here and goes on at the next try.

@@ -27,7 +27,7 @@ from ckstore.storage.piece import New, Piece, batches
 from ckstore.storage.record import PackEntry, Record, RefMove
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -93,17 +93,20 @@ class Transaction:
             self._commits[id] = data
         return id
 
-    def publish(self, reason: str, time_ns: int, moves: Sequence[RefMove]) -> Written:
+    def publish(
+        self, reason: str, time_ns: int, moves: Sequence[RefMove], check: Callable[[], None] = lambda: None
+    ) -> Written:
         """Make it all visible and durable, and move the refs: W2 to W5.
 
-        Raises `Conflict` where a ref is not at its `old` any more; the packs are then recorded alone, so that a
-        retry finds their objects.
+        `check` may refuse under the lock, before anything is recorded. Raises `Conflict` where a ref is not at its
+        `old` any more; the packs are then recorded alone, so that a retry finds their objects.
         """
         store = self._store
         while True:
             packs = self._packer.finish()
             with store.locked():
                 store.catch_up()
+                check()
                 gone = self._vanished()
                 if not gone:
                     written = self._publish_locked(packs, Record(time_ns, reason, refs=tuple(moves)))

@@ -117,7 +117,7 @@ def _index_before_journal(_: Machine) -> Iterator[None]:
     def record_last(self: Store, record: Record, packs: Sequence[NewPack]) -> None:
         new = {pack.entry.name: pack for pack in packs}
 
-        def rows(entry: PackEntry) -> NewPack:
+        def rows(entry: PackEntry, _: bool) -> NewPack:
             return new[entry.name]
 
         cursor = self._cursor()

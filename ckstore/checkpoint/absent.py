@@ -1,0 +1,37 @@
+"""Components whose data is known not to be here: dropped by retention, lost to damage, or never fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckstore.digest import Kind, object_id
+from ckstore.errors import Absent
+from ckstore.objects.encoding import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckstore.objects.commit import Commit
+    from ckstore.repository import Repository
+
+
+def absent(repository: Repository, commit: Commit) -> Mapping[str, str]:
+    """The components of a commit that are not here, and why."""
+    id = object_id(Kind.COMMIT, encode(commit))
+    return repository.store.ask(lambda view: view.holes_of(id))
+
+
+def check_present(repository: Repository, commit: Commit, component: str) -> None:
+    """Raise `Absent` where the data of a component is known not to be here."""
+    reason = absent(repository, commit).get(component)
+    if reason is not None:
+        raise absence(component, reason)
+
+
+def absence(component: str, reason: str) -> Absent:
+    """The error for a component that is not here."""
+    what = "the commit's files are" if component.startswith("@") else f"the component {component!r} of the commit is"
+    return Absent(
+        f"{what} not here any more: {reason}",
+        hint="`ckstore log` marks such commits; `ckstore undo` brings back what gc took while its grace lasts",
+    )

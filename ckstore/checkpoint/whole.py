@@ -1,0 +1,69 @@
+"""Whether commits that no ref leads to are still whole: gc may be taking them away while a ref is put on one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckstore.errors import Conflict, Format, Integrity
+from ckstore.graph.history import ancestry
+from ckstore.graph.reachability import objects_of_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ckstore.objects.commit import Commit
+    from ckstore.repository import Commits, Repository
+
+
+def whole_check(repository: Repository, commits: Commits, targets: Iterable[bytes]) -> Callable[[], None]:
+    """A check, to be made under the lock, that histories of `targets` which nothing leads to now are all here.
+
+    It raises `Conflict`.
+    """
+    wanted = set(targets) - set(commits.refs.values())
+    if not wanted:
+        return lambda: None
+    tips = [*commits.refs.values(), *([commits.head] if commits.head is not None else [])]
+    reached = {id for id, _ in ancestry(tips, commits.read_commit)}
+    loose = wanted - reached
+
+    def check() -> None:
+        pending = list(loose)
+        seen = set(reached)
+        while pending:
+            id = pending.pop()
+            if id in seen:
+                continue
+            seen.add(id)
+            try:
+                commit = commits.read_commit(id)
+                if repository.store.objects.known([id]) and is_whole(repository, id, commit):
+                    pending += commit.parents
+                    continue
+            except (Integrity, Format):
+                pass
+            raise Conflict(
+                f"{id.hex()[:12]}, which no branch or tag led to, is not whole any more",
+                why="gc has taken some of its data away",
+                hint="`ckstore reflog` shows the gc; `ckstore undo NUMBER` brings back what is still there",
+            )
+
+    return check
+
+
+def is_whole(repository: Repository, id: bytes, commit: Commit) -> bool:
+    """Whether everything that a commit names is known, but for what is known to be absent."""
+    return all(
+        has_component(repository, component.tree)
+        for component in commit.components
+        if component.name not in repository.store.ask(lambda view: view.holes_of(id))
+    )
+
+
+def has_component(repository: Repository, tree: bytes) -> bool:
+    """Whether a tree and everything that it names is known."""
+    objects = repository.store.objects
+    if not objects.known([tree]):
+        return False
+    needed = {one for _, one in objects_of_tree(objects, tree)}
+    return len(objects.known(needed)) == len(needed)

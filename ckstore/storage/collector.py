@@ -1,0 +1,152 @@
+"""Takes packs away while others save: W6, the write order in reverse.
+
+A record condemns packs, in the same step as it names what replaces them; the index drops their rows; their files go
+after the grace time. A save that relies on a condemned pack sees that under the lock (W3) and writes what it needs
+again; what was saved since the plan was made is looked at here, under the same lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ckstore import durable
+from ckstore.digest import Kind
+from ckstore.errors import Conflict
+from ckstore.lock import FileLock
+from ckstore.storage.index import NewPack
+from ckstore.storage.packer import Packer
+from ckstore.storage.record import Condemned, PackEntry, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+    from typing import Self
+
+    from ckstore.pack.format import Row
+    from ckstore.storage.store import Store
+
+REASON = "gc"
+
+Check = Callable[[Sequence[Record]], None]
+"""Is given the records since it was last asked, the newest first, under the lock. Raises `Outdated`."""
+
+
+class Outdated(Conflict):
+    """What was planned does not fit any more: something was saved since that relies on what was to go."""
+
+
+@contextmanager
+def collecting(store: Store) -> Iterator[Collector]:
+    """One gc or repair at a time. Raises `Locked` where another is under way, `SaveFailed` for a read-only store."""
+    store.check_writable()
+    with FileLock(store.layout.gc_lock).held(0.0):
+        yield Collector(store)
+
+
+class Collector:
+    """Condemns, replaces and removes packs; made by `collecting`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._since = -1
+        self._check: Check = lambda records: None
+
+    def watch(self, since: int, check: Check) -> None:
+        """From now on ask `check` about records after `since` before anything is condemned."""
+        self._since = since
+        self._check = check
+
+    def replace(
+        self,
+        record: Record,
+        condemned: Sequence[PackEntry],
+        rewriting: Rewriting | None = None,
+        commits: Mapping[bytes, bytes] | None = None,
+    ) -> int | None:
+        """Condemn packs in one record, `record` with what replaces them; its number, None where that says nothing.
+
+        `commits` are those among the frames that `rewriting` wrote. Raises `Outdated`; nothing is condemned then.
+        """
+        store = self._store
+        packs = [] if rewriting is None else rewriting.packer.finish()
+        since_ns = durable.touch_ns(store.layout.gc_lock)
+        with store.locked():
+            store.catch_up()
+            records = list(store.records_since(self._since))
+            if records:
+                self._check([record for _, record in records])
+                self._since = records[0][0]
+            if rewriting is not None:
+                rewriting.publish()
+            entries = [PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs]
+            new = [
+                NewPack(entry, pack.rows, {id: commits[id] for id in _commits(pack.rows)} if commits else {})
+                for pack, entry in zip(packs, entries, strict=True)
+            ]
+            gone = tuple(Condemned(entry, since_ns) for entry in condemned)
+            said = Record(
+                record.time_ns, record.reason, (*record.packs, *entries), (), record.holes, record.filled, gone
+            )
+            if not (said.packs or said.holes or said.filled or said.condemned):
+                return None
+            self._since = store.record(said, new)
+            return self._since
+
+    def restore(self, record: Record, packs: Sequence[PackEntry]) -> int:
+        """Use condemned packs again, whose files are there; the number of `record`, which says so."""
+        store = self._store
+        with store.locked():
+            store.catch_up()
+            self._since = store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
+            return self._since
+
+    def remove(self, time_ns: int, grace_ns: int) -> int:
+        """Unlink condemned packs whose grace is over by the file system's clock; the bytes that this frees."""
+        store = self._store
+        now_ns = durable.touch_ns(store.layout.gc_lock)
+        over = [one.pack for one in store.ask(lambda view: view.condemned()) if now_ns - one.since_ns >= grace_ns]
+        freed = 0
+        for entry in over:
+            store.packs.forget(entry.name)
+            path = store.layout.pack(entry.name)
+            if path.exists():
+                freed += entry.size_bytes
+                durable.unlink(path)
+        if over:
+            with store.locked():
+                store.catch_up()
+                self._since = store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
+        return freed
+
+
+class Rewriting:
+    """Packs on their way, in a folder under `tmp/`; a context manager."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = store.layout.tmp / os.urandom(8).hex()
+
+    def __enter__(self) -> Self:
+        self._owner = self._store.scratch.open(self._folder)
+        self.packer = Packer(self._folder)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.packer.discard()
+        self._store.scratch.close(self._folder, self._owner, failed=error is not None)
+
+    def publish(self) -> None:
+        """Move the sealed packs to the others (**W3**): the lock is held, and the record follows."""
+        packs = self.packer.finish()
+        for pack in packs:
+            durable.rename(self.packer.part(pack.name), self._store.layout.pack(pack.name))
+        if packs:
+            durable.sync_folder(self._store.layout.packs)
+            durable.sync_folder(self._folder)
+
+
+def _commits(rows: Sequence[Row]) -> list[bytes]:
+    return [row.frame.id for row in rows if row.frame.kind is Kind.COMMIT]

@@ -13,21 +13,22 @@ from ckstore.errors import InvalidInput
 from ckstore.graph.numbers import Scratch, compare, is_numeric, row_major, summarise
 from ckstore.graph.placement import grid, is_measurable, is_streamed
 from ckstore.graph.portions import are_different, are_same, paired, portions
-from ckstore.graph.sums import PairSums, added_up, pairs_added_up
+from ckstore.graph.sums import PairSums, added_up, pairs_added_up, statistics
 from ckstore.objects.run import Run
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.storage.workers import PerThread, jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ckstore.graph.placement import Grid, Place
     from ckstore.graph.portions import Portion, PortionPair
-    from ckstore.graph.sums import Summary
+    from ckstore.graph.sums import Statistics, Summary
     from ckstore.objects.reader import ObjectReader
     from ckstore.progress import Progress
     from ckstore.storage.store import Store
 
+K = TypeVar("K")
 T = TypeVar("T")
 Views = tuple[memoryview, ...]
 
@@ -56,6 +57,15 @@ def summaries(store: Store, tensors: Sequence[Place], progress: Progress) -> lis
     for n in sorted(fit.difference(streamed)):
         work.gather(n, (tensors[n],), shapes[n])
     return [work.total(n) if n in fit else None for n in range(len(tensors))]
+
+
+def figures(store: Store, tensors: Mapping[K, Place], progress: Progress) -> dict[K, Statistics | None]:
+    """The figures of each tensor; None where `summaries` has none. Raises as that does."""
+    sums = summaries(store, list(tensors.values()), progress)
+    return {
+        key: None if found is None else statistics(found, grid(one).repeats)
+        for (key, one), found in zip(tensors.items(), sums, strict=True)
+    }
 
 
 class _Way(Enum):

@@ -10,8 +10,7 @@ from ckstore.checkpoint.committed_files import committed_files
 from ckstore.checkpoint.described import described
 from ckstore.checkpoint.state import structure
 from ckstore.errors import InvalidInput
-from ckstore.graph.placement import grid, place
-from ckstore.graph.sums import statistics
+from ckstore.graph.placement import place
 from ckstore.graph.tree_diff import entries, is_value
 from ckstore.objects.commit import FILES
 from ckstore.objects.leaf import Chunks
@@ -214,11 +213,7 @@ def _statistics(
     repository: Repository, tensors: dict[object, Place], progress: Progress
 ) -> dict[object, Statistics | None]:
     """The figures of tensors; each of those that share the same bytes in the same way is read once."""
-    from ckstore.checkpoint.measure import summaries  # numpy
+    from ckstore.checkpoint.measure import figures  # numpy
 
     progress.start("reading", sum(one.raw_bytes for one in tensors.values()))
-    sums = summaries(repository.store, list(tensors.values()), progress)
-    return {
-        key: None if found is None else statistics(found, grid(one).repeats)
-        for (key, one), found in zip(tensors.items(), sums, strict=True)
-    }
+    return figures(repository.store, tensors, progress)

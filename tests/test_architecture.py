@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
     "codec": 1,
     "pack": 1,
     "config": 1,
+    "plugins": 1,
     "graph": 2,
     "storage": 2,
     "repository": 3,

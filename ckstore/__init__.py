@@ -24,6 +24,8 @@ _PUBLIC = {
     "Checkpoint": "ckstore.api.checkpoint",
     "CommitInfo": "ckstore.graph.history",
     "CommitResult": "ckstore.checkpoint.store",
+    "ContentFinding": "ckstore.graph.content",
+    "ValidatedTensor": "ckstore.graph.content",
     "LoadReport": "ckstore.torch.load_into",
     "register_encoder": "ckstore.torch.registry",
     "Progress": "ckstore.progress",
@@ -51,6 +53,7 @@ __all__ = [
     "CommitInfo",
     "CommitResult",
     "Conflict",
+    "ContentFinding",
     "Format",
     "Integrity",
     "InvalidInput",
@@ -65,6 +68,7 @@ __all__ = [
     "Repo",
     "SaveFailed",
     "StoreFull",
+    "ValidatedTensor",
     "__version__",
     "keep",
     "open",
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
         SaveFailed,
         StoreFull,
     )
+    from ckstore.graph.content import ContentFinding, ValidatedTensor
     from ckstore.graph.history import CommitInfo
     from ckstore.graph.policy import Policy, keep
     from ckstore.progress import Progress

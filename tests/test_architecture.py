@@ -222,7 +222,7 @@ def test_no_module_holds_two_concepts() -> None:
         "import ckstore; ckstore.open; ckstore.Integrity",
         "import ckstore.cli.main",
         "import ckstore.porcelain.commit, ckstore.porcelain.log, ckstore.porcelain.checkout",
-        "import ckstore.porcelain.show, ckstore.porcelain.diff, ckstore.porcelain.diverge",
+        "import ckstore.porcelain.show, ckstore.porcelain.diff, ckstore.porcelain.diverge, ckstore.porcelain.validate",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

@@ -65,6 +65,11 @@ ckstore -C runs undo --dry-run
 ckstore -C runs undo
 ckstore -C runs du
 ckstore -C runs verify --read-data
+ckstore -C runs validate
+ckstore -C runs validate v1 --against HEAD
+ckstore -C runs validate v1 --against v1 --only "model.layer*"
+ckstore -C runs validate v1 --only "model.layr*"
+ckstore -C runs validate v1 --model nosuch.module:build
 ckstore -C runs doctor
 ckstore scan files
 ckstore -C runs import files --pattern "step_*.pt" --branch old --dry-run

@@ -97,3 +97,14 @@ def check():
 print(json.dumps({"verify": extra(check)}))
 """
     assert measured(folder, code)["verify"] < 64 * MIB
+
+
+def test_a_validation(commits: tuple[Path, dict[str, int]]) -> None:
+    folder, _ = commits
+    code = """
+def check():
+    found = repo.validate(against="HEAD~1")
+    assert found.tensors == 2022 and {one.check for one in found.findings} == {"missing"}
+print(json.dumps({"validate": extra(check)}))
+"""
+    assert measured(folder, code)["validate"] < 64 * MIB

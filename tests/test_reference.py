@@ -58,6 +58,7 @@ USES = (
     "undo --dry-run",
     "undo",
     "verify --read-data",
+    "validate HEAD --against HEAD~1 --only weight --only *.weight",
     "config list --origin",
     "config get list.columns",
     "config set list.columns step,loss",

@@ -11,6 +11,7 @@ from ckstore.api.environment import default_author, default_cache, now, settings
 from ckstore.checkpoint.store import CommitOptions
 from ckstore.config import flags
 from ckstore.errors import InvalidInput, NoRepository
+from ckstore.plugins import plugins
 from ckstore.porcelain.branch import (
     BranchOptions,
     DeleteBranchOptions,
@@ -28,6 +29,7 @@ from ckstore.porcelain.reflog import ReflogOptions, reflog
 from ckstore.porcelain.switch import SwitchOptions, switch
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
 from ckstore.porcelain.undo import UndoOptions, undo
+from ckstore.porcelain.validate import VALIDATOR, ValidateOptions, validate
 from ckstore.porcelain.verify import verify
 from ckstore.repository import open_repository
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.reflog import ReflogResult
     from ckstore.porcelain.switch import SwitchResult
     from ckstore.porcelain.undo import UndoResult
+    from ckstore.porcelain.validate import ValidateResult
     from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
     from ckstore.repository import Repository
@@ -302,6 +305,30 @@ class Repo:
     def verify(self, *, read_data: bool = False, progress: Progress | None = None) -> VerifyResult:
         """Check that everything the refs reach is there; with `read_data`, that every byte is right."""
         return verify(self._repository, read_data=read_data, now_ns=now()[0], **_progress(progress))
+
+    def validate(
+        self,
+        revision: str = "HEAD",
+        *,
+        against: object = None,
+        only: str | Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> ValidateResult:
+        """Check what a commit holds: NaN and infinities, weights that explode or are all zero, shapes, what it lacks.
+
+        `against` is a revision, an older commit that shapes and norms are compared with; or a module, a mapping of
+        names to tensors, or a function without arguments that returns one: the component `model` is held against its
+        names, shapes and dtypes. `only` selects by dotted path. Plug-ins of the kind `validator` are asked too, and one
+        that raises becomes a finding. Raises `NoRevision`, `InvalidInput`, `Integrity`.
+        """
+        expected = None
+        if against is not None and not isinstance(against, str):
+            from ckstore.torch.expected import expected_tensors  # torch
+
+            expected, against = expected_tensors(against), None
+        patterns = [only] if isinstance(only, str) else only
+        options = ValidateOptions(now()[0], against, expected, patterns, plugins(VALIDATOR))
+        return validate(self._repository, revision, options, **_progress(progress))
 
     def close(self) -> None:
         """Let go of threads and index."""

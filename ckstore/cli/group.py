@@ -65,6 +65,11 @@ TASKS: dict[str, tuple[Listed, ...]] = {
     "keep them well": (
         Listed("gc", "retaining:gc", "Make room: drop what policies do not keep, and remove what nothing needs."),
         Listed("verify", "keeping:verify", "Check that everything the branches and tags reach is there."),
+        Listed(
+            "validate",
+            "checking:validate",
+            "Check what a commit holds: NaN, infinities, broken weights, other shapes.",
+        ),
         Listed("config", "setting:config", "Show and change settings."),
         Listed("doctor", "keeping:doctor", "Check the installation and the repository's surroundings."),
         Listed("completion", "keeping:completion", "Print the script that completes commands in your shell."),

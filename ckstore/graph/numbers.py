@@ -123,6 +123,21 @@ def summarise(dtype: str, data: memoryview, scratch: Scratch) -> Summary:
         return added_up(_summary(kind, raw[at : at + step], scratch) for at in range(0, len(raw), step))
 
 
+def first_not_finite(dtype: str, data: memoryview) -> int | None:
+    """The number of the first of whole elements of a numeric dtype that is NaN or infinite; None where none is."""
+    kind, raw = _KINDS[dtype], np.frombuffer(data, np.uint8)
+    step = _BLOCK // kind.reals * kind.size
+    reals = np.empty(_BLOCK, np.float64)
+    for at in range(0, len(raw), step):
+        block = raw[at : at + step]
+        values = reals[: len(block) // kind.size * kind.reals]
+        kind.load(block, values)
+        odd = np.flatnonzero(~np.isfinite(values))
+        if len(odd):
+            return at // kind.size + int(odd[0]) // kind.reals
+    return None
+
+
 def compare(dtype: str, item_size: int, before: memoryview, after: memoryview, scratch: Scratch) -> PairSums:
     """The sums over whole elements of two tensors, `item_size` bytes each; their bits alone where they are no numbers.
 

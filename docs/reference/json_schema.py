@@ -46,6 +46,7 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "reflog": (f"{_VERBS}.reflog:ReflogResult",),
     "undo": (f"{_VERBS}.undo:UndoResult",),
     "verify": (f"{_VERBS}.verify:VerifyResult",),
+    "validate": (f"{_VERBS}.validate:ValidateResult",),
     "config list": (f"{_VERBS}.settings:SettingsResult",),
     "config get": (f"{_VERBS}.settings:SettingInfo",),
     "config set": (f"{_VERBS}.settings:SettingChange",),

@@ -9,7 +9,7 @@ SPAN = r"\d{1,12}(?:\.\d{1,9})?[smhdw]"
 """What a span looks like, as a regular expression."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([kKMGTP]?)(i?)B?", re.ASCII)
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,9})?) ?([kKMGTP]?)(i?)B?", re.ASCII)
 _POWERS = "KMGTP"
 
 

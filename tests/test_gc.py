@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 import ckstore
-from ckstore.digest import Kind
-from ckstore.errors import CkstoreError, Conflict, Integrity, InvalidInput, Locked
-from ckstore.porcelain.gc import GcOptions, GcResult, gc, plan_gc
-from ckstore.repository import open_repository
-from ckstore.storage.collector import collecting
+from ckstore.errors import CkstoreError
+from ckstore.porcelain.gc import GcOptions, GcResult, gc
 from tests.indexed import indexed
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOW = 1_700_000_000_000_000_000
 

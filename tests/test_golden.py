@@ -82,6 +82,11 @@ ckstore -C runs show nosuch
 ckstore -C runs comit first.pt
 ckstore -C runs commit absent.pt
 ckstore -C runs commit first.pt --metric loss
+ckstore -C runs pin
+ckstore -C runs pin best:val/loss
+ckstore -C runs pin
+ckstore -C runs unpin v1
+ckstore -C runs unpin best:val/loss
 ckstore completion tcsh
 ckstore --version
 ckstore --help

@@ -25,6 +25,7 @@ from ckstore.porcelain.commit import commit_files, commit_state
 from ckstore.porcelain.export import ExportOptions, export
 from ckstore.porcelain.init import init
 from ckstore.porcelain.log import LogOptions, log
+from ckstore.porcelain.pin import PinOptions, pin, unpin
 from ckstore.porcelain.reflog import ReflogOptions, reflog
 from ckstore.porcelain.switch import SwitchOptions, switch
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
@@ -32,6 +33,7 @@ from ckstore.porcelain.undo import UndoOptions, undo
 from ckstore.porcelain.validate import VALIDATOR, ValidateOptions, validate
 from ckstore.porcelain.verify import verify
 from ckstore.repository import open_repository
+from ckstore.storage.record import PINS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -289,6 +291,19 @@ class Repo:
     def delete_tag(self, name: str) -> RefsMoved:
         """Delete a tag; its commit stays, and `undo` brings the tag back."""
         return delete_tag(self._repository, DeleteTagOptions(name, now()[0]))
+
+    @property
+    def pins(self) -> list[str]:
+        """Ids of the commits that are pinned."""
+        return sorted(id.hex() for id in self._repository.commits().named(PINS).values())
+
+    def pin(self, revision: str = "HEAD") -> RefsMoved:
+        """Keep a commit, whole, whatever retention policies say."""
+        return pin(self._repository, PinOptions(revision, now()[0]))
+
+    def unpin(self, revision: str) -> RefsMoved:
+        """Leave a commit to the retention policies again. Raises `NoRevision` for one that is not pinned."""
+        return unpin(self._repository, PinOptions(revision, now()[0]))
 
     def reflog(self, ref: str | None = None, *, limit: int | None = None) -> ReflogResult:
         """How branches, tags and HEAD moved, newest first; of `ref` alone (`main`, `v1`, `HEAD`), there or not."""

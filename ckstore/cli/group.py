@@ -70,6 +70,8 @@ TASKS: dict[str, tuple[Listed, ...]] = {
             "checking:validate",
             "Check what a commit holds: NaN, infinities, broken weights, other shapes.",
         ),
+        Listed("pin", "pinning:pin", "Keep a commit whatever retention policies say, or list those."),
+        Listed("unpin", "pinning:unpin", "Leave a pinned commit to the retention policies again."),
         Listed("config", "setting:config", "Show and change settings."),
         Listed("doctor", "keeping:doctor", "Check the installation and the repository's surroundings."),
         Listed("completion", "keeping:completion", "Print the script that completes commands in your shell."),

@@ -115,13 +115,13 @@ def branch(
     with told.open() as repository:
         if delete is not None:
             moved = verb.delete_branch(repository, verb.DeleteBranchOptions(delete, told.now_ns, force, dry_run))
-            _moved(told, moved, dry_run=dry_run)
+            emit_moved(told, moved, dry_run=dry_run)
         elif rename is not None:
             moved = verb.rename_branch(repository, verb.RenameBranchOptions(*rename, told.now_ns, dry_run))
-            _moved(told, moved, dry_run=dry_run)
+            emit_moved(told, moved, dry_run=dry_run)
         elif name is not None:
             moved = verb.create_branch(repository, verb.BranchOptions(name, told.now_ns, revision, dry_run))
-            _moved(told, moved, dry_run=dry_run)
+            emit_moved(told, moved, dry_run=dry_run)
         else:
             found = verb.list_branches(repository)
             emit(told, found, "\n".join(_branches(found, told)) or "No branches yet.")
@@ -148,13 +148,13 @@ def tag(
     with told.open() as repository:
         if delete is not None:
             moved = verb.delete_tag(repository, verb.DeleteTagOptions(delete, told.now_ns, dry_run))
-            _moved(told, moved, dry_run=dry_run)
+            emit_moved(told, moved, dry_run=dry_run)
         elif name is not None:
             options = verb.TagOptions(name, told.now_ns, revision, force, dry_run)
-            _moved(told, verb.create_tag(repository, options), dry_run=dry_run)
+            emit_moved(told, verb.create_tag(repository, options), dry_run=dry_run)
         else:
             found = verb.list_tags(repository)
-            emit(told, found, "\n".join(_refs(found, told.now_ns)) or "No tags yet.")
+            emit(told, found, "\n".join(ref_lines(found, told.now_ns)) or "No tags yet.")
 
 
 def reflog(
@@ -204,7 +204,8 @@ def undo(
     emit(told, result, "\n".join([said, *map(_change, result.moves), again]).rstrip())
 
 
-def _moved(told: Settings, moved: RefsMoved, *, dry_run: bool) -> None:
+def emit_moved(told: Settings, moved: RefsMoved, *, dry_run: bool) -> None:
+    """Print how refs moved."""
     lines = [f"{'Would move ' if dry_run else ''}{_change(move).strip()}" for move in moved.moves]
     emit(told, moved, "\n".join(lines) or "Nothing had to move.")
 
@@ -220,11 +221,12 @@ def _place(target: str | None) -> str:
 
 
 def _branches(found: Sequence[BranchInfo], told: Settings) -> list[str]:
-    lines = _refs(found, told.now_ns)
+    lines = ref_lines(found, told.now_ns)
     return [f"{'* ' if one.is_current else '  '}{line}" for one, line in zip(found, lines, strict=True)]
 
 
-def _refs(found: Sequence[RefInfo], now_ns: int) -> list[str]:
+def ref_lines(found: Sequence[RefInfo], now_ns: int) -> list[str]:
+    """Refs and their commits as lines of a table."""
     rows = [
         (
             printable(one.name),

@@ -47,6 +47,8 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "undo": (f"{_VERBS}.undo:UndoResult",),
     "verify": (f"{_VERBS}.verify:VerifyResult",),
     "validate": (f"{_VERBS}.validate:ValidateResult",),
+    "pin": (["ckstore.checkpoint.refs:RefInfo"], _MOVED),
+    "unpin": (_MOVED,),
     "config list": (f"{_VERBS}.settings:SettingsResult",),
     "config get": (f"{_VERBS}.settings:SettingInfo",),
     "config set": (f"{_VERBS}.settings:SettingChange",),

@@ -225,11 +225,11 @@ def _branches(found: Sequence[BranchInfo], told: Settings) -> list[str]:
     return [f"{'* ' if one.is_current else '  '}{line}" for one, line in zip(found, lines, strict=True)]
 
 
-def ref_lines(found: Sequence[RefInfo], now_ns: int) -> list[str]:
-    """Refs and their commits as lines of a table."""
+def ref_lines(found: Sequence[RefInfo], now_ns: int, *, named: bool = True) -> list[str]:
+    """Refs and their commits as lines of a table, the names first unless the ids say it all."""
     rows = [
         (
-            printable(one.name),
+            *([printable(one.name)] if named else []),
             one.id[:SHORT],
             "" if one.step is None else f"step {one.step}",
             "" if one.time_ns is None else f"{age(now_ns - one.time_ns)} ago",
@@ -237,7 +237,7 @@ def ref_lines(found: Sequence[RefInfo], now_ns: int) -> list[str]:
         )
         for one in found
     ]
-    return table(("",) * 5, rows)[1:] if rows else []
+    return table(("",) * len(rows[0]), rows)[1:] if rows else []
 
 
 def _reflog(result: ReflogResult, now_ns: int) -> list[str]:

@@ -32,7 +32,7 @@ def pin(
             emit_moved(told, moved, dry_run=dry_run)
         else:
             found = verb.list_pins(repository)
-            emit(told, found, "\n".join(ref_lines(found, told.now_ns)) or "Nothing is pinned.")
+            emit(told, found, "\n".join(ref_lines(found, told.now_ns, named=False)) or "Nothing is pinned.")
 
 
 def unpin(

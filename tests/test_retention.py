@@ -284,7 +284,11 @@ def test_best_of_what_is_measured() -> None:
     [
         ("best=1:los:min", "no commit of main has the metric 'los'", "loss"),
         ("last=1 optimizer:best=1:los:min", "no commit of main has the metric 'los'", "loss"),
-        ("best=1:qqq:min", "no commit of main has the metric 'qqq'", "known are acc, loss"),
+        (
+            "best=1:qqq:min",
+            "no commit of main has the metric 'qqq'",
+            "known are acc, loss; or give it a policy of its own",
+        ),
         ("best=1:acc", "what is better of 'acc'", "acc:min or acc:max"),
         ("budget=1GB:acc", "what is better of 'acc'", "config set metrics.acc min"),
     ],

@@ -73,7 +73,8 @@ class Rules:
         known = metric_names(history)
         if metric not in known:
             others = f"known are {', '.join(known[:_MOST_NAMES])}" if known else "none of them has any metric"
-            hint = nearest(metric, known) or others
+            own = f"or give it a policy of its own: `ckstore config set keep.{shlex.quote(branch)} all`"
+            hint = f"{nearest(metric, known) or others}; {own}"
             raise InvalidInput(f"no commit of {branch} has the metric {metric!r}", hint=hint)
         found = mode if mode is not None else self.metric_mode(metric)
         if found is None:

@@ -3,7 +3,7 @@
     worth = 1.0 * goodness + 0.5 * spike + 1.0 * distance
 
 goodness  1 / (1 + rank) by a metric, the best commit having rank 0; of several metrics the largest
-spike     how far a metric is from the median of itself and up to 5 commits on either side, in units of the median of
+spike     how far a metric is from the median of itself and up to 5 commits on each side, in units of the median of
           all such distances (MAD * 1.4826; their mean * 1.2533 where that is 0): 0 up to 3 units, 1 from 10 units on,
           or where the metric is not finite; the largest of the commit itself and of those right before and after it
 distance  from the nearest kept commit of the branch, in steps (or commits, where some have no step), as a share of half

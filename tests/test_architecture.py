@@ -53,7 +53,11 @@ WRITES = {"durable"}
 HEAVY = {"torch", "numpy", "boto3", "google", "azure", "safetensors"}
 """Packages that importing ckstore, or its command, must not load."""
 
-NUMERIC = {"graph/numbers.py", *(f"codec/{name}.py" for name in ("arrays", "transpose", "plane", "planes"))}
+NUMERIC = {
+    "graph/numbers.py",
+    *(f"codec/{name}.py" for name in ("arrays", "transpose", "plane", "planes")),
+    *(f"storage/{name}.py" for name in ("inventory", "sweep", "standing", "costs", "rewriter")),
+}
 """Below the edge only these use numpy, and they are imported where numbers are at hand."""
 
 WRITE_CALLS = {

@@ -10,8 +10,8 @@ from ckstore.errors import CkstoreError
 from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
-from ckstore.storage.index import View
 from ckstore.storage.verified import write_verified
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from ckstore import durable
 from ckstore.digest import Kind
 from ckstore.errors import Conflict
 from ckstore.lock import FileLock
-from ckstore.storage.index import NewPack
+from ckstore.storage.follower import NewPack
 from ckstore.storage.packer import Packer
 from ckstore.storage.record import Condemned, PackEntry, Record
 
@@ -100,8 +100,7 @@ class Collector:
         store = self._store
         with store.locked():
             store.catch_up()
-            self._since = store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
-            return self._since
+            return store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
 
     def remove(self, time_ns: int, grace_ns: int) -> int:
         """Unlink condemned packs whose grace is over by the file system's clock; the bytes that this frees."""
@@ -118,7 +117,7 @@ class Collector:
         if over:
             with store.locked():
                 store.catch_up()
-                self._since = store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
+                store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ckstore.storage.index import NewPack
+    from ckstore.storage.follower import NewPack
     from ckstore.storage.record import PackEntry, Record
     from tests.crash.machine import Machine
     from tests.crash.scenarios import Scenario

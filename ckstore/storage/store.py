@@ -309,7 +309,7 @@ class Store:
         self._abandoned = cursor.segment
         try:
             self._begin_segment(cursor)
-        except CkstoreError as error:
+        except (CkstoreError, OSError) as error:  # a disk that is gone cannot be read either
             warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
 
     def _named_packs(self) -> set[str]:

@@ -26,7 +26,7 @@ from tests.crash.replaced import replaced
 from tests.crash.states import BRANCH, Label, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckstore.repository import Repository
 
@@ -71,7 +71,8 @@ def _seeds(arguments: argparse.Namespace) -> Iterator[int]:
     return count(arguments.first, arguments.stride)
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a child is told to do; None: by its command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("socket", type=int)
@@ -82,12 +83,21 @@ def main() -> None:
     parser.add_argument("--init", action="store_true")
     parser.add_argument("--rotate", action="store_true", help="begin journal segments as often as the rule allows")
     parser.add_argument("--file-limit", type=int, default=0, help="bytes a file may have")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     channel = socket.socket(fileno=arguments.socket)
     channel.sendall(b"?")
     os.read(0, 1)  # a tracer may attach itself in between
+    work(arguments, channel)
+
+
+def work(arguments: argparse.Namespace, channel: socket.socket) -> None:
+    """The saves, each reported."""
     child = Child(arguments.folder, channel, makes_it=arguments.init)
     with replaced(storage, "ROTATE_SIZE", 0) if arguments.rotate else nullcontext():
         for seed in _seeds(arguments):

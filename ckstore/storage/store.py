@@ -73,8 +73,8 @@ def create(folder: Path, branch: str, settings: str = "") -> Layout:
         durable.rename(part.root, layout.root)
     except SaveFailed:
         # Another process made it first: a folder cannot be renamed onto one that is not empty.
-        shutil.rmtree(part.root)
-        if not layout.format.exists():
+        shutil.rmtree(part.root, ignore_errors=True)
+        if not os.path.exists(layout.format):  # also where a disk that is gone cannot say
             raise
     durable.sync_folder(folder)
     return layout

@@ -21,9 +21,9 @@ POWER = [sys.executable, "-m", "tests.crash.power"]
 AT_A_TIME = 2
 
 
-def soaked(scenario: str, cuts: int, seed: int) -> list[dict[str, Any]]:
+def soaked(scenario: str, cuts: int, seed: int, more: list[str]) -> list[dict[str, Any]]:
     """The runs of a scenario with so many cuts. Raises CalledProcessError where none could be made."""
-    command = [*POWER, scenario, "--cuts", str(cuts), "--seed", str(seed)]
+    command = [*POWER, scenario, "--cuts", str(cuts), "--seed", str(seed), *more]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1):
         done.check_returncode()
@@ -50,13 +50,15 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scenario", action="append", choices=listed, help="only this one (may be given again)")
+    parser.add_argument("--without-journal", action="store_true", help="of the file system")
     arguments = parser.parse_args()
+    more = ["--without-journal"] if arguments.without_journal else []
     scenarios = arguments.scenario or listed
     each = -(-arguments.cuts // len(scenarios))
     began = time.monotonic()
     runs = []
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        done = pool.map(lambda scenario: soaked(scenario, each, arguments.seed), scenarios)
+        done = pool.map(lambda scenario: soaked(scenario, each, arguments.seed, more), scenarios)
         for scenario, found in zip(scenarios, done, strict=True):
             print(told(scenario, found), flush=True)
             runs += found

@@ -6,6 +6,9 @@ before, sometimes the call is let through at that moment, sometimes the child go
 system is mounted anew. In one run of three another child goes on from there and is cut off as well. The judge comes
 last. Prints a line of JSON a run; the exit status is 1 where one broke the contract, 77 where nothing can be cut here.
 
+With `--without-journal` the file system has none: that is beyond what is promised, but shows what folders that are not
+synced lose, for a file system's journal brings all older names to the disk whenever a file that has grown is synced.
+
 A new scenario is a line in SCENARIOS, if the driver has an option for what it does.
 """
 
@@ -27,6 +30,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+from ckstore.errors import CkstoreError
 from tests.crash import driver, ext4
 from tests.crash.halted import Halted
 from tests.crash.mutants import MUTANTS
@@ -79,7 +83,10 @@ class Cut(NamedTuple):
     """The child goes on until it has ended, with a disk that takes nothing more."""
 
 
-def drawn(call: int, rng: random.Random) -> Cut:
+def drawn(call: int, rng: random.Random, *, journal: bool) -> Cut:
+    """Without a journal the image is copied while the child halts."""
+    if not journal:
+        return Cut(call, rng.choice(ext4.OPTIONS_WITHOUT_JOURNAL), False, rng.random() < 0.5, None, False)
     late = rng.random() < 0.25
     return Cut(
         call,
@@ -104,14 +111,16 @@ class Run(NamedTuple):
 class Runs:
     """The runs of one scenario in `scratch`, all with one mutant or with none."""
 
-    def __init__(self, scenario: Scenario, seed: int, scratch: Path, mutant: str | None = None) -> None:
+    def __init__(self, scenario: Scenario, seed: int, scratch: Path, mutant: str | None, *, journal: bool) -> None:
         self._scenario = scenario
+        self._journal = journal
         self._seed = seed
         self._mutant = mutant
         self._folder = scratch / "disk"
         self._template = scratch / "template"
         self._image = scratch / "image"
-        ext4.make(self._template)
+        self._reached = scratch / "reached"
+        ext4.make(self._template, journal=journal)
         self._before: dict[str, Label] = {}
         if scenario.before:
             with ext4.mounted(self._template, self._folder):
@@ -123,9 +132,9 @@ class Runs:
 
     def run(self, number: int) -> Run:
         rng = random.Random(f"{self._seed} {number}")
-        cuts = [drawn(self._order[number % len(self._order)], rng)]
+        cuts = [drawn(self._order[number % len(self._order)], rng, journal=self._journal)]
         if rng.random() < 1 / 3:
-            cuts.append(drawn(rng.randint(1, self.calls + 1), rng))
+            cuts.append(drawn(rng.randint(1, self.calls + 1), rng, journal=self._journal))
         ext4.copy(self._template, self._image)
         acknowledged = dict(self._before)
         violations: list[str] = []
@@ -133,6 +142,9 @@ class Runs:
         for position, cut in enumerate(cuts):
             with ext4.mounted(self._image, self._folder, cut.options):
                 call, outcomes = self._cut(cut, 1_000 * position, rng, killed_first=position == 0)
+            if not self._journal:
+                self._reached.replace(self._image)
+                ext4.check(self._image)
             at.append(call)
             for outcome in outcomes:
                 acknowledged |= outcome.acknowledged
@@ -155,7 +167,10 @@ class Runs:
         if cut.late_s is not None and call is not None:
             child.go_on()
             time.sleep(cut.late_s)
-        ext4.cut_power(self._folder, flushed=cut.flushed)
+        if self._journal:
+            ext4.cut_power(self._folder, flushed=cut.flushed)
+        else:
+            ext4.copy(self._image, self._reached)
         if cut.lives_on and call is not None:
             child.go_on()
             while child.next() is not None:
@@ -175,7 +190,8 @@ class Runs:
                     with mutate(cast("Machine", _Heard(channel))) if mutate else nullcontext():
                         driver.work(told, channel)
                 except OSError as error:
-                    if error.errno != errno.EIO:  # reading from a disk that is gone
+                    # A disk that is gone cannot be read; but a save that failed for that says so with its own error.
+                    if error.errno != errno.EIO or isinstance(error.__context__, CkstoreError):
                         raise
 
         return Halted(work)
@@ -231,13 +247,15 @@ def _whole(child: Halted) -> tuple[int, Outcome]:
 def again(arguments: argparse.Namespace, number: int) -> str:
     """The command line that repeats a run."""
     command = ["python", "-m", "tests.crash.power", arguments.scenario, "--seed", arguments.seed, "--first", number]
-    mutant = ["--mutant", arguments.mutant] if arguments.mutant else []
-    return shlex.join(map(str, [*command, *mutant]))
+    command += ["--mutant", arguments.mutant] if arguments.mutant else []
+    command += ["--without-journal"] if arguments.without_journal else []
+    return shlex.join(map(str, command))
 
 
 def results(arguments: argparse.Namespace, scratch: Path) -> Iterator[Run]:
     """Runs with at least so many cuts in all; up to the first that breaks the contract, if so wished."""
-    runs = Runs(SCENARIOS[arguments.scenario], arguments.seed, scratch, arguments.mutant)
+    scenario, journal = SCENARIOS[arguments.scenario], not arguments.without_journal
+    runs = Runs(scenario, arguments.seed, scratch, arguments.mutant, journal=journal)
     number, left = arguments.first, arguments.cuts
     while left > 0:
         run = runs.run(number)
@@ -254,6 +272,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first run")
     parser.add_argument("--cuts", type=int, default=1)
     parser.add_argument("--mutant", choices=MUTANTS)
+    parser.add_argument("--without-journal", action="store_true", help="of the file system")
     parser.add_argument("--first-catch", action="store_true", help="stop at the first run that breaks the contract")
     parser.add_argument("--scratch", help="where the images lie (default: memory, or the system's place)")
     arguments = parser.parse_args()

@@ -115,6 +115,7 @@ class Collector:
                 freed += entry.size_bytes
                 durable.unlink(path)
         if over:
+            durable.sync_folder(store.layout.packs)  # before the record forgets them
             with store.locked():
                 store.catch_up()
                 store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())

@@ -34,7 +34,7 @@ from ckstore.errors import CkstoreError
 from tests.crash import driver, ext4
 from tests.crash.halted import Halted
 from tests.crash.mutants import MUTANTS
-from tests.crash.oracle import judge
+from tests.crash.oracle import Verdict, judge
 
 if TYPE_CHECKING:
     import socket
@@ -54,8 +54,11 @@ class Scenario(NamedTuple):
     child: Sequence[object]
     killed_first: bool = False
     """Such a child is killed at any of its calls before the one whose power is cut starts."""
+    collected: bool = False
+    """gc is at work."""
 
 
+CHAIN = ["--init", "--saves", 5, "--shape", "chain"]
 PREPARED = ["--init", "--saves", 2, "--shape", "large"]
 
 SCENARIOS = {
@@ -63,6 +66,10 @@ SCENARIOS = {
     "many saves": Scenario(PREPARED, ["--first", 2, "--saves", 8]),
     "init": Scenario([], ["--init", "--saves", 2]),
     "a new journal segment": Scenario(["--init", "--saves", 5], ["--first", 5, "--saves", 3, "--rotate"]),
+    "gc": Scenario(CHAIN, ["--collect-first", "--first", 6, "--saves", 2, "--shape", "chain"], collected=True),
+    "gc after each save": Scenario(
+        CHAIN, ["--collect-every", 1, "--first", 6, "--saves", 3, "--shape", "chain"], collected=True
+    ),
     "recovery": Scenario(PREPARED, ["--first", 3, "--saves", 2], killed_first=True),
 }
 
@@ -198,7 +205,7 @@ class Runs:
 
     def _judged(self, acknowledged: dict[str, Label]) -> list[str]:
         def work(channel: socket.socket) -> None:
-            found = judge(self._folder / "repo", acknowledged)
+            found = judge(self._folder / "repo", acknowledged, Verdict(collected=self._scenario.collected))
             channel.sendall(json.dumps({"found": found}).encode() + b"\n")
 
         _, outcome = _whole(Halted(work))

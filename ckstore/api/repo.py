@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckstore.api.checkpoint import Checkpoint
 from ckstore.api.environment import default_author, default_cache, now, settings_layers
+from ckstore.api.keeping import Keeping, progress_option
 from ckstore.checkpoint.store import CommitOptions
 from ckstore.config import flags
 from ckstore.errors import InvalidInput, NoRepository
@@ -25,7 +26,6 @@ from ckstore.porcelain.commit import commit_files, commit_state
 from ckstore.porcelain.export import ExportOptions, export
 from ckstore.porcelain.init import init
 from ckstore.porcelain.log import LogOptions, log
-from ckstore.porcelain.pin import PinOptions, pin, unpin
 from ckstore.porcelain.reflog import ReflogOptions, reflog
 from ckstore.porcelain.switch import SwitchOptions, switch
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
@@ -33,7 +33,6 @@ from ckstore.porcelain.undo import UndoOptions, undo
 from ckstore.porcelain.validate import VALIDATOR, ValidateOptions, validate
 from ckstore.porcelain.verify import verify
 from ckstore.repository import open_repository
-from ckstore.storage.record import PINS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +89,7 @@ def open(
     return Repo(opened)
 
 
-class Repo:
+class Repo(Keeping):
     """An open repository: `commit` checkpoints, index it by revision to read them. A context manager.
 
     Safe to use from many threads, and in forked children.
@@ -125,7 +124,9 @@ class Repo:
         `StoreFull`, `SaveFailed`.
         """
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle, preset)
-        return commit_state(self._repository, state, options, **_progress(progress))
+        made = commit_state(self._repository, state, options, **progress_option(progress))
+        self._after_commit(made)
+        return made
 
     def commit_files(
         self,
@@ -150,7 +151,9 @@ class Repo:
         """
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, False, preset)
         named = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-        return commit_files(self._repository, named, options, opaque=opaque, **_progress(progress))
+        made = commit_files(self._repository, named, options, opaque=opaque, **progress_option(progress))
+        self._after_commit(made)
+        return made
 
     def import_files(
         self,
@@ -187,7 +190,7 @@ class Repo:
             opaque=opaque,
         )
         plan = plan_import(self._repository, options)
-        return execute_import(self._repository, plan, replace_originals=replace, **_progress(progress))
+        return execute_import(self._repository, plan, replace_originals=replace, **progress_option(progress))
 
     def __getitem__(self, revision: str) -> Checkpoint:
         """The commit a revision names: `main`, `v1`, `3f9c2a1`, `HEAD~2`, `last`, `best:val/loss:min`, `step:100`."""
@@ -238,7 +241,7 @@ class Repo:
         """
         patterns = [only] if isinstance(only, str) else only
         options = CheckoutOptions(Path(output), now()[0], patterns, format, force)
-        return checkout(self._repository, revision, options, **_progress(progress))
+        return checkout(self._repository, revision, options, **progress_option(progress))
 
     def export(
         self,
@@ -257,7 +260,7 @@ class Repo:
         """
         patterns = [only] if isinstance(only, str) else only
         options = ExportOptions(Path(output), now()[0], format, patterns, force)
-        return export(self._repository, revision, options, **_progress(progress))
+        return export(self._repository, revision, options, **progress_option(progress))
 
     def switch(self, target: str, *, create: bool = False, start: str = "HEAD") -> SwitchResult:
         """Move HEAD to a branch, which `commit` then adds to; with `create` to a new one, which begins at `start`.
@@ -292,19 +295,6 @@ class Repo:
         """Delete a tag; its commit stays, and `undo` brings the tag back."""
         return delete_tag(self._repository, DeleteTagOptions(name, now()[0]))
 
-    @property
-    def pins(self) -> list[str]:
-        """Ids of the commits that are pinned."""
-        return sorted(id.hex() for id in self._repository.commits().named(PINS).values())
-
-    def pin(self, revision: str = "HEAD") -> RefsMoved:
-        """Keep a commit, whole, whatever retention policies say."""
-        return pin(self._repository, PinOptions(revision, now()[0]))
-
-    def unpin(self, revision: str) -> RefsMoved:
-        """Leave a commit to the retention policies again. Raises `NoRevision` for one that is not pinned."""
-        return unpin(self._repository, PinOptions(revision, now()[0]))
-
     def reflog(self, ref: str | None = None, *, limit: int | None = None) -> ReflogResult:
         """How branches, tags and HEAD moved, newest first; of `ref` alone (`main`, `v1`, `HEAD`), there or not."""
         return reflog(self._repository, ReflogOptions(ref, limit))
@@ -319,7 +309,7 @@ class Repo:
 
     def verify(self, *, read_data: bool = False, progress: Progress | None = None) -> VerifyResult:
         """Check that everything the refs reach is there; with `read_data`, that every byte is right."""
-        return verify(self._repository, read_data=read_data, now_ns=now()[0], **_progress(progress))
+        return verify(self._repository, read_data=read_data, now_ns=now()[0], **progress_option(progress))
 
     def validate(
         self,
@@ -343,7 +333,7 @@ class Repo:
             expected, against = expected_tensors(against), None
         patterns = [only] if isinstance(only, str) else only
         options = ValidateOptions(now()[0], against, expected, patterns, plugins(VALIDATOR))
-        return validate(self._repository, revision, options, **_progress(progress))
+        return validate(self._repository, revision, options, **progress_option(progress))
 
     def close(self) -> None:
         """Let go of threads and index."""
@@ -376,7 +366,3 @@ class Repo:
         return CommitOptions(
             time_ns, offset_min, who, message, metrics or {}, step, epoch, branch, tag, parent, allow_pickle, preset
         )
-
-
-def _progress(progress: Progress | None) -> dict[str, Progress]:
-    return {} if progress is None else {"progress": progress}

@@ -12,7 +12,7 @@ from ckstore.cli.context import JsonFlag, emit, jsonable, settings
 from ckstore.cli.progress_line import size
 from ckstore.cli.text import SHORT, printable, table
 from ckstore.errors import InvalidInput
-from ckstore.units import parse_span, span_text
+from ckstore.units import span_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def gc(
 
     Example: ckstore gc --repack --grace 0
     """
-    from ckstore.porcelain.gc import GcOptions, plan_gc
+    from ckstore.porcelain.gc import GcOptions, grace_of, plan_gc
     from ckstore.porcelain.gc import gc as verb
 
     told = settings(context, json_flag=json)
@@ -71,7 +71,7 @@ def gc(
     options = GcOptions(
         told.now_ns,
         policies={name: " ".join(words) for name in branch or [""]} if words else None,
-        grace_ns=_grace(grace),
+        grace_ns=None if grace is None else grace_of(grace),
         repack=repack,
         deep=deep,
         trust_clock=trust_clock,
@@ -100,15 +100,6 @@ def _words(
     words += [f"every={every}"] if every is not None else []
     words += [f"within={within}"] if within is not None else []
     return words + ([f"budget={budget}"] if budget is not None else [])
-
-
-def _grace(text: str | None) -> int | None:
-    if text is None:
-        return None
-    span = 0 if text == "0" else parse_span(text)
-    if span is None:
-        raise InvalidInput(f"{text!r} is no span of time", hint="write it as 7d, 12h, 30m or 0")
-    return span
 
 
 def _write(path: Path, plan: GcPlan) -> None:

@@ -81,6 +81,10 @@ def commit(
             allow_empty=allow_empty,
         )
         result = commit_files(repository, paths, options, told.bar(), opaque=opaque)
+        if repository.config.policy_text(result.branch) is not None:
+            from ckstore.porcelain.gc import auto_gc
+
+            auto_gc(repository, result.branch, told.now_ns)
     emit(
         told,
         result,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAP_SIZE = 64 << 30
 """Bytes of address space the environment may grow into; the file is only as long as its content."""
 
+Transaction = lmdb.Transaction
+Table = lmdb._Database
+
 TABLES = ("frames", "spares", "commits", "packs", "condemned", "refs", "holes", "journal", "meta")
 
 _LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing

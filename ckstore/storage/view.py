@@ -16,7 +16,7 @@ from ckstore.storage.record import Condemned, Hole, PackEntry, Ref, Snapshot, Ta
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import lmdb
+    from ckstore.storage.environment import Table, Transaction
 
 PACK = struct.Struct("<Q32sQ")
 CONDEMNED = struct.Struct("<32sQQ")
@@ -31,7 +31,7 @@ _TARGET: msgspec.msgpack.Decoder[Target] = msgspec.msgpack.Decoder(Target)
 class View:
     """The index as it was at one moment."""
 
-    def __init__(self, transaction: lmdb.Transaction, tables: dict[str, lmdb._Database]) -> None:
+    def __init__(self, transaction: Transaction, tables: dict[str, Table]) -> None:
         self._transaction = transaction
         self._tables = tables
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckstore.checkpoint.gc_plan import GcCommit, GcOptions, GcPlan, Planned, check_clock, check_plan, settled, summary
 from ckstore.checkpoint.since import Since
 from ckstore.codec.preset import ARCHIVE
-from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput, StoreFull
+from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput
 from ckstore.graph.policy_text import parse
 from ckstore.progress import SILENT
 from ckstore.storage.collector import REASON, Outdated, Rewriting, collecting
@@ -64,6 +64,8 @@ def gc(repository: Repository, options: GcOptions, progress: Progress = SILENT) 
     under way; `Conflict` where a plan was made of another state, or where saves keep taking up again what was to go.
     """
     options = settled(repository, options)
+    repository.store.check_writable()
+    repository.store.use_reserve()
     with collecting(repository.store) as collector:
         for _ in range(_TRIES):
             planned = Planned(repository, options)
@@ -77,10 +79,6 @@ def gc(repository: Repository, options: GcOptions, progress: Progress = SILENT) 
                 if options.plan is not None:
                     raise
                 outdated = error
-            except StoreFull:
-                if not repository.store.release_reserve():
-                    raise
-                outdated = Outdated("the disk is full", hint="free some space")
         raise outdated
 
 

@@ -144,11 +144,11 @@ class Store:
                 if not self.layout.reserve.exists():
                     durable.reserve(self.layout.reserve, wanted)
 
-    def release_reserve(self) -> bool:
-        """Give the reserve back to the disk; whether there was one."""
-        there = self.layout.reserve.exists()
-        durable.unlink(self.layout.reserve)
-        return there
+    def use_reserve(self) -> None:
+        """Give the reserve back to the disk where that is nearly full."""
+        disk = os.statvfs(self.layout.root)
+        if disk.f_bavail * disk.f_frsize < _RESERVE and self.layout.reserve.exists():
+            durable.unlink(self.layout.reserve)
 
     def close(self) -> None:
         """End the threads, let go of packs and index."""

@@ -72,6 +72,9 @@ def now() -> tuple[int, int]:
     if said is None:
         return time.time_ns(), time.localtime().tm_gmtoff // 60
     try:
-        return round(float(said) * 1e9), 0
+        time_ns = round(float(said) * 1e9)
+        if not -(1 << 63) <= time_ns < 1 << 63:
+            raise OverflowError
+        return time_ns, 0
     except (ValueError, OverflowError):
         raise InvalidInput(f"CKSTORE_NOW is {said!r}, which is no time", hint="give seconds since 1970 UTC") from None

@@ -37,6 +37,9 @@ _LEAST_ROOM_BYTES = 128 << 10
 _LEAST_FILES = 8
 """With less room than this no commit is even tried."""
 
+_MUCH_BYTES = 16 << 20
+"""After commits that add so much the reserve is looked after."""
+
 _LIKELY_SHARE = 0.6
 """New numbers rarely take less of their bytes."""
 
@@ -131,6 +134,8 @@ def store(
         id = transaction.put_meta(Kind.COMMIT, encode(commit))
         whole = whole_check(repository, commits, plan.parents)
         written = transaction.publish("commit", recorded_ns, list(_moves(plan, options, id)), whole)
+    if written.pack_bytes >= _MUCH_BYTES:
+        repository.store.keep_reserve()
     return CommitResult(
         id=id.hex(),
         branch=plan.branch,

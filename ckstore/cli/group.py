@@ -72,6 +72,9 @@ TASKS: dict[str, tuple[Listed, ...]] = {
         ),
         Listed("pin", "pinning:pin", "Keep a commit whatever retention policies say, or list those."),
         Listed("unpin", "pinning:unpin", "Leave a pinned commit to the retention policies again."),
+        Listed(
+            "migrate", "keeping:migrate", "Take a repository of an older format to the one that this ckstore writes."
+        ),
         Listed("config", "setting:config", "Show and change settings."),
         Listed("doctor", "keeping:doctor", "Check the installation and the repository's surroundings."),
         Listed("completion", "keeping:completion", "Print the script that completes commands in your shell."),

@@ -73,6 +73,29 @@ def doctor(context: typer.Context, json: JsonFlag = False) -> None:
         raise typer.Exit(FINDINGS)
 
 
+def migrate(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Take a repository of an older format to the one that this ckstore writes.
+
+    Commits, ids and packs stay as they are. An older ckstore refuses the repository afterwards.
+
+    Example: ckstore migrate --dry-run
+    """
+    from ckstore.porcelain.migrate import migrate as verb
+
+    told = settings(context, json_flag=json)
+    result = verb(told.folder, dry_run=dry_run)
+    if result.before == result.now:
+        text = f"Nothing to do: {printable(str(result.folder))} has format {result.now}."
+    else:
+        done = "would go" if dry_run else "went"
+        text = f"{printable(str(result.folder))} {done} from format {result.before} to {result.now}."
+    emit(told, result, text)
+
+
 def _check(check: Check) -> list[str]:
     mark = typer.style(f"{_MARKS[check.state]:>4}", fg=_COLORS[check.state])
     lines = [f"{mark}  {check.name:<12} {printable(check.what)}"]

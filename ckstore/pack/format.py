@@ -17,7 +17,10 @@ from typing import NamedTuple
 from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum, derived
 from ckstore.errors import Format
 
-VERSION = 0
+VERSION = 1
+READABLE = (0, 1)
+"""Formats whose packs are the same to the byte but for this number."""
+
 NAME_SIZE = 16
 MAX_RAW = 64 << 20
 """Raw bytes one frame may stand for, at most."""
@@ -79,7 +82,7 @@ def read_header(data: bytes) -> bytes:
     magic, version, flags, _, name = _HEADER.unpack(_opened(data, HEADER_SIZE, "pack header"))
     if magic != _MAGIC:
         raise Format("not a pack")
-    if version != VERSION or flags:
+    if version not in READABLE or flags:
         raise Format(f"a pack of format {version} (flags {flags})", hint="use a newer ckstore")
     return bytes(name)
 

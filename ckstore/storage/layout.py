@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = ".ckstore"
-FORMAT = 0
+FORMAT = 1
+MIGRATABLE = (0,)
+"""Formats that `migrate` takes to this one."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,20 @@ def write_format(layout: Layout, repository_id: str) -> None:
 
 def read_format(layout: Layout) -> str:
     """The repository's id. Raises `NoRepository`, `Integrity`, or `Format` for one of another version."""
+    version, repository_id = read_any_format(layout)
+    if version in MIGRATABLE:
+        raise Format(
+            f"{layout.root} has the older format {version}",
+            why=f"this ckstore reads format {FORMAT}",
+            hint=f"ckstore -C {shlex.quote(str(layout.root.parent))} migrate",
+        )
+    if version != FORMAT:
+        raise Format(f"{layout.root} has format {version}; this ckstore reads {FORMAT}", hint="use a newer ckstore")
+    return repository_id
+
+
+def read_any_format(layout: Layout) -> tuple[int, str]:
+    """The number of the repository's format, and its id. Raises `NoRepository`, `Integrity`."""
     try:
         text = layout.format.read_bytes()
     except FileNotFoundError:
@@ -92,9 +109,7 @@ def read_format(layout: Layout) -> str:
         raise Integrity(f"{layout.format} is damaged: {error}", hint="restore it from a backup") from error
     if not good:
         raise Integrity(f"{layout.format} is damaged", hint="restore it from a backup")
-    if version != FORMAT:
-        raise Format(f"{layout.root} has format {version}; this ckstore reads {FORMAT}", hint="use a newer ckstore")
-    return str(repository_id)
+    return version, repository_id
 
 
 def new_id() -> str:

@@ -83,6 +83,7 @@ def collected(template: Path, folder: Path, policy: str, commits: int) -> dict[s
         assert repo.verify(read_data=True).ok
         found = {
             "kept": float(len(kept)),
+            "commits": float(commits),
             "before_bytes": float(before),
             "after_bytes": float(size(repo)),
             "fresh_bytes": float(size(fresh)),

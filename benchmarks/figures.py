@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/guides/codecs.md", "docs/guides/checkpoint-files.md")
+DOCUMENTS = ("README.md", "docs/guides/codecs.md", "docs/guides/checkpoint-files.md", "docs/guides/retention.md")
 _BLOCK = re.compile(
     r"(<!-- figures: (\w+), written by benchmarks/figures.py -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
 )
@@ -179,7 +179,32 @@ def files() -> str:
     )
 
 
+def gc() -> str:
+    """What bench_gc.py measured."""
+    rows = [
+        [
+            f"`{policy}`: {one['kept']:.0f} of {one['commits']:.0f} commits",
+            f"{one['before_bytes'] / 1e6:,.0f} MB",
+            f"{one['after_bytes'] / 1e6:,.1f} MB",
+            f"{one['after_bytes'] / one['fresh_bytes']:.3f}x",
+            f"{one['written_bytes'] / one['removed_bytes']:.1%}",
+            f"{one['tip_before_s'] * 1e3:.0f} ms, {one['tip_after_s'] * 1e3:.0f} ms",
+        ]
+        for policy, one in results("gc").items()
+    ]
+    columns = (
+        "before",
+        "after",
+        "of a fresh repository",
+        "written, of what was removed",
+        "loading the tip, before and after",
+    )
+    head = f"| after `gc --repack --grace 0` | {' | '.join(columns)} |"
+    return table(head, rows)
+
+
 _FIGURES = {
+    "gc": gc,
     "core": core,
     "sizes": sizes,
     "bounds": bounds,

@@ -87,6 +87,18 @@ ckstore -C runs pin best:val/loss
 ckstore -C runs pin
 ckstore -C runs unpin v1
 ckstore -C runs unpin best:val/loss
+ckstore -C runs gc
+ckstore -C runs gc --keep-last 1 --dry-run
+ckstore -C runs gc --keep-last 1 --keep optimizer:last=1 --branch main
+ckstore -C runs log --oneline
+ckstore -C runs show best:val/loss
+ckstore -C runs checkout main~1 -o gone.pt
+ckstore -C runs undo
+ckstore -C runs gc --keep-last 0
+ckstore -C runs gc --keep-best 1:los:min
+ckstore -C runs gc --keep-last 1 --repack --grace 0
+ckstore -C runs du
+ckstore -C runs migrate
 ckstore completion tcsh
 ckstore --version
 ckstore --help

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.live import mark
 from ckstore.errors import Conflict, InvalidInput
-from ckstore.graph.policy_text import parse_policies
+from ckstore.graph.policy import Policies
+from ckstore.graph.policy_text import parse, parse_policies
 from ckstore.graph.reachability import runs_of_tree
 from ckstore.graph.reached import reached
 from ckstore.graph.retention import decide
@@ -114,7 +115,7 @@ class Planned:
         self.sweep = sweep(self.inventory, self.live, repack=options.repack, deep=options.deep)
 
     def _decide(self, options: GcOptions) -> Decisions:
-        policies = parse_policies(self.texts.get(""), {name: text for name, text in self.texts.items() if name})
+        policies = _policies(self.texts, from_settings=options.policies is None)
         all_policies = (policies.for_all, *policies.own.values())
         has_budget = any(policy is not None and policy.budget_bytes is not None for policy in all_policies)
         costs = Costs(self.inventory, self._run_of) if has_budget else None
@@ -246,6 +247,14 @@ def _texts(repository: Repository, options: GcOptions, commits: Commits) -> dict
     texts = repository.config.policy_texts(commits.branches)
     for_all = repository.config.policy_text()
     return {**texts, **({"": for_all} if for_all is not None else {})}
+
+
+def _policies(texts: Mapping[str, str], *, from_settings: bool) -> Policies:
+    """The policies that texts say, by branch. Raises `InvalidInput`, naming the setting if it is one."""
+    own = {name: text for name, text in texts.items() if name}
+    if from_settings:
+        return parse_policies(texts.get(""), own)
+    return Policies(parse(texts[""]) if "" in texts else None, {name: parse(text) for name, text in own.items()})
 
 
 def _reached(repository: Repository, commits: Commits) -> Reached:

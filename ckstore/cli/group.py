@@ -60,7 +60,7 @@ TASKS: dict[str, tuple[Listed, ...]] = {
         Listed("branch", "moving:branch", "List, make, rename or delete branches."),
         Listed("tag", "moving:tag", "List, make or delete tags."),
         Listed("reflog", "moving:reflog", "Show how branches, tags and HEAD moved."),
-        Listed("undo", "moving:undo", "Take back the last move of a branch, tag or HEAD."),
+        Listed("undo", "moving:undo", "Take back the last move of a branch, tag or HEAD, or what gc dropped."),
     ),
     "keep them well": (
         Listed("gc", "retaining:gc", "Make room: drop what policies do not keep, and remove what nothing needs."),

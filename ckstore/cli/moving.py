@@ -186,9 +186,10 @@ def undo(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would move.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Take back the last move of a branch, tag or HEAD.
+    """Take back the last move of a branch, tag or HEAD, or what gc dropped.
 
-    Again takes back the one before. Commits stay; undoing the number of an undo is redo.
+    Again takes back the one before. Commits stay; undoing the number of an undo is redo. What gc dropped comes back as
+    far as it is still on the disk.
 
     Example: ckstore undo --dry-run
     """
@@ -200,7 +201,11 @@ def undo(
         result = verb(repository, UndoOptions(told.now_ns, number, dry_run))
     ago = age(told.now_ns - result.time_ns)
     said = f"{'Would take' if dry_run else 'Took'} back number {result.seq}: {printable(result.reason)}, {ago} ago"
-    again = "" if result.record is None else f"`ckstore undo {result.record}` takes this back in turn."
+    if result.restored or result.lost:
+        lost = f", {result.lost} are gone for good" if result.lost else ""
+        again = f"{result.restored} components of commits are back{lost}. The next gc drops them again."
+    else:
+        again = "" if result.record is None else f"`ckstore undo {result.record}` takes this back in turn."
     emit(told, result, "\n".join([said, *map(_change, result.moves), again]).rstrip())
 
 

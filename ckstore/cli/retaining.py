@@ -155,6 +155,8 @@ def _reasons(one: GcCommit) -> Sequence[str]:
 
 
 def _bytes(plan: GcPlan, removed: int, condemned: int, written: int, verb: str) -> list[str]:
+    if not (removed or condemned or plan.dropped):
+        return ["Nothing to remove: all of it is needed."]
     later = f", {size(condemned)} after {span_text(plan.grace_ns)}" if condemned else ""
     lines = [f"{verb} {size(removed)} now{later}."]
     if written:

@@ -60,7 +60,8 @@ def everything() -> dict[str, Any]:
         "shared": {"w": weight, "tied": weight, "turned": weight.T, "part": weight[3:9, ::2]},
         "values": {
             "none": None, "true": True, "int": -5, "big": 1 << 100, "float": 0.1, "nan": float("nan"),
-            "text": "a\u00e9", "long": "x" * 9000, "bytes": b"\x00\x01", "path": Path("a/b"), "tuple": (1, (2,)), "set": {3},
+            "text": "a\u00e9", "long": "x" * 9000, "bytes": b"\x00\x01", "path": Path("a/b"),
+            "tuple": (1, (2,)), "set": {3},
             "ordered": collections.OrderedDict(a=1), 7: [torch.float16, torch.device("cpu")],
         },
     }  # fmt: skip

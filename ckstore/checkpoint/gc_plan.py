@@ -103,7 +103,7 @@ class Planned:
         self.repository = repository
         store = repository.store
         self.inventory = take_inventory(store)
-        self.commits = repository.commits()
+        self.commits = repository.commits_at(self.inventory.refs)
         self.texts = _texts(repository, options, self.commits)
         self.found = _reached(repository, self.commits)
         self.decisions = self._decide(options)

@@ -18,9 +18,9 @@ from ckstore.pack.reader import read_table
 from ckstore.storage.location import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ckstore.storage.record import PackEntry
+    from ckstore.storage.record import PackEntry, Target
     from ckstore.storage.store import Store
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -54,11 +54,13 @@ _PER_RUN = 96  # bytes that a set takes for one beside its ids
 class Inventory:
     """Frames sorted by id, those of one object by version and then as they came: the first has the index row.
 
-    `seq` is the record up to which packs are counted; `pack` numbers them in `packs`. `base` is the place of what a
+    `seq` is the record up to which packs are counted, `refs` is where refs were then, so that what they lead to is in
+    these packs however long reading them takes; `pack` numbers them in `packs`. `base` is the place of what a
     frame is kept against, -1 where it is kept by itself.
     """
 
     seq: int
+    refs: Mapping[str, Target]
     packs: Sequence[PackEntry]
     table: Array
     pack: Array
@@ -194,10 +196,10 @@ class Marker:
 def take_inventory(store: Store) -> Inventory:
     """Read the tables of all packs. Raises `Integrity` where one cannot be read."""
     store.refresh()
-    seq, packs = store.ask(lambda view: (view.moment(store.index.id)[0], view.packs()))
+    seq, refs, packs = store.ask(lambda view: (view.moment(store.index.id)[0], view.refs(), view.packs()))
     table, pack, prefixes = _sorted(*_tables(store, packs))
     while True:
-        found = Inventory(seq, packs, table, pack, np.full(len(table), -1, np.int64), prefixes)
+        found = Inventory(seq, refs, packs, table, pack, np.full(len(table), -1, np.int64), prefixes)
         deltas = np.flatnonzero(table["base"] != np.frombuffer(NO_ID, _ID)[0])
         bases = found.find(np.ascontiguousarray(table["base"][deltas]))
         suits = (bases >= 0) & (table["version"][bases] < table["version"][deltas])

@@ -182,7 +182,7 @@ def summary(planned: Planned, options: GcOptions) -> GcPlan:
     written = plan.copied_bytes + plan.rebased_bytes
     return GcPlan(
         repository=store.id,
-        record=planned.inventory.seq,
+        record=planned.inventory.end.seq,
         now_ns=options.now_ns,
         policies=planned.texts,
         grace_ns=grace_ns,

@@ -20,6 +20,7 @@ from ckstore.storage.location import Location
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ckstore.storage.journal import Cursor
     from ckstore.storage.record import PackEntry, Target
     from ckstore.storage.store import Store
 
@@ -54,12 +55,12 @@ _PER_RUN = 96  # bytes that a set takes for one beside its ids
 class Inventory:
     """Frames sorted by id, those of one object by version and then as they came: the first has the index row.
 
-    `seq` is the record up to which packs are counted, `refs` is where refs were then, so that what they lead to is in
-    these packs however long reading them takes; `pack` numbers them in `packs`. `base` is the place of what a
+    `end` is the end of the record up to which packs are counted, `refs` is where refs were then: what they lead to is
+    in these packs, however long reading them takes. `pack` numbers them in `packs`. `base` is the place of what a
     frame is kept against, -1 where it is kept by itself.
     """
 
-    seq: int
+    end: Cursor
     refs: Mapping[str, Target]
     packs: Sequence[PackEntry]
     table: Array
@@ -196,10 +197,12 @@ class Marker:
 def take_inventory(store: Store) -> Inventory:
     """Read the tables of all packs. Raises `Integrity` where one cannot be read."""
     store.refresh()
-    seq, refs, packs = store.ask(lambda view: (view.moment(store.index.id)[0], view.refs(), view.packs()))
+    end, refs, packs = store.ask(lambda view: (view.cursor(store.index.id), view.refs(), view.packs()))
+    if end is None:
+        raise Integrity("the index is empty", hint="open the repository again")
     table, pack, prefixes = _sorted(*_tables(store, packs))
     while True:
-        found = Inventory(seq, refs, packs, table, pack, np.full(len(table), -1, np.int64), prefixes)
+        found = Inventory(end, refs, packs, table, pack, np.full(len(table), -1, np.int64), prefixes)
         deltas = np.flatnonzero(table["base"] != np.frombuffer(NO_ID, _ID)[0])
         bases = found.find(np.ascontiguousarray(table["base"][deltas]))
         suits = (bases >= 0) & (table["version"][bases] < table["version"][deltas])

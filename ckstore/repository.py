@@ -37,7 +37,7 @@ class Commits:
     `metric_mode` says which way a metric is better, `min` or `max`; None where nobody said.
     """
 
-    def __init__(self, store: Store, refs: Mapping[str, Target], metric_mode: Callable[[str], str | None]) -> None:
+    def __init__(self, store: Store, refs: dict[str, Target], metric_mode: Callable[[str], str | None]) -> None:
         self._store = store
         self._read: dict[bytes, Commit] = {}
         self._ahead = 1
@@ -135,7 +135,7 @@ class Repository:
 
     def commits_at(self, refs: Mapping[str, Target]) -> Commits:
         """Commits and refs as of when refs were there."""
-        return Commits(self.store, refs, self.config.metric_mode)
+        return Commits(self.store, dict(refs), self.config.metric_mode)
 
     def absent(self) -> dict[bytes, dict[str, str]]:
         """The components whose data is known not to be here, with the reason, by commit."""

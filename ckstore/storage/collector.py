@@ -80,11 +80,9 @@ class Collector:
         since_ns = durable.touch_ns(store.layout.gc_lock)
         with self._politely_locked():
             store.catch_up()
-            if self._since is not None:
-                records, end = store.records_since(self._since)
-                if records:
-                    self._check(records)
-                self._since = end
+            records = self._new_records()
+            if records:
+                self._check(records)
             if rewriting is not None:
                 rewriting.publish()
             entries = [PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs]
@@ -98,15 +96,16 @@ class Collector:
             )
             if not (said.packs or said.holes or said.filled or said.condemned):
                 return None
-            self._since = store.record(said, [*new, *known])
-            return self._since.seq
+            seq = store.record(said, [*new, *known])
+            self._new_records()  # its own
+            return seq
 
     def restore(self, record: Record, packs: Sequence[PackEntry]) -> int:
         """Use condemned packs again, whose files are there; the number of `record`, which says so."""
         store = self._store
         with store.locked():
             store.catch_up()
-            return store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ()).seq
+            return store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
 
     def remove(self, time_ns: int, grace_ns: int) -> int:
         """Unlink condemned packs whose grace is over by the file system's clock; the bytes that this frees."""
@@ -126,6 +125,13 @@ class Collector:
                 store.catch_up()
                 store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
+
+    def _new_records(self) -> list[Record]:
+        """What was recorded since this was last asked, the newest first; nothing where nobody watches."""
+        if self._since is None:
+            return []
+        records, self._since = self._store.records_since(self._since)
+        return records
 
     @contextmanager
     def _politely_locked(self) -> Iterator[None]:

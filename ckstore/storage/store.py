@@ -219,8 +219,8 @@ class Store:
         else:
             self._recovery.rebuild()
 
-    def record(self, record: Record, packs: Sequence[NewPack]) -> Cursor:
-        """Append `record` (**W4**) and apply it (**W5**); its end. The lock is held and the index caught up.
+    def record(self, record: Record, packs: Sequence[NewPack]) -> int:
+        """Append `record` (**W4**) and apply it (**W5**); its number. The lock is held and the index caught up.
 
         `packs` are read already, of those that come or go.
 
@@ -239,7 +239,7 @@ class Store:
             self.index.apply(cursor, [frame], lambda entry, told: new.get(entry.name) or self.pack_rows(entry, told))
         except CkstoreError as error:
             warnings.warn(f"saved, but the index could not follow yet: {error}", CkstoreWarning, 3)
-        return frame.end
+        return frame.end.seq
 
     def history(self) -> Iterator[tuple[int, Record]]:
         """The journal's records as of now, the newest first. Raises `Integrity` where older ones cannot be read."""
@@ -304,12 +304,12 @@ class Store:
     def _is_long(self, cursor: Cursor) -> bool:
         if cursor.offset < ROTATE_SIZE:
             return False
-        return cursor.offset > 4 * self.journal.newest_snapshot().end.offset
+        return cursor.offset > 4 * self.journal.snapshot_bytes(cursor.segment)
 
     def _begin_segment(self, cursor: Cursor) -> Cursor:
         frame = self.journal.begin(cursor.segment + 1, self.journal.fold(cursor), cursor.seq, cursor.hash)
         self.index.apply(cursor, [frame], self.pack_rows)
-        return frame.end
+        return frame.end.seq
 
     def _abandon(self, cursor: Cursor) -> None:
         """After a failed append the segment is not to be synced again: a new one begins, now or at the next save."""

@@ -127,7 +127,7 @@ class Transaction:
         entries = tuple(PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs)
         record = Record(record.time_ns, record.reason, entries, () if refused else record.refs)
         new = [self._new_pack(pack, entry) for pack, entry in zip(packs, entries, strict=True)]
-        seq = store.record(record, new).seq if record.packs or record.refs else None
+        seq = store.record(record, new) if record.packs or record.refs else None
         if refused:
             raise Conflict(
                 f"{refused.name} was moved by another writer",

@@ -50,9 +50,7 @@ def log(repository: Repository, options: LogOptions) -> tuple[CommitInfo, ...]:
     branches, tags = _by_commit(commits.branches), _by_commit(commits.tags)
     absent = repository.absent()
     found: Iterable[CommitInfo] = (
-        describe(
-            id, commit, branches.get(id, ()), tags.get(id, ()), absent.get(id, ()), is_head=commits.head == id
-        )
+        describe(id, commit, branches.get(id, ()), tags.get(id, ()), absent.get(id, ()), is_head=commits.head == id)
         for id, commit in ancestry(tips, commits.read_commit)
     )
     if conditions:

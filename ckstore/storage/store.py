@@ -309,7 +309,7 @@ class Store:
     def _begin_segment(self, cursor: Cursor) -> Cursor:
         frame = self.journal.begin(cursor.segment + 1, self.journal.fold(cursor), cursor.seq, cursor.hash)
         self.index.apply(cursor, [frame], self.pack_rows)
-        return frame.end.seq
+        return frame.end
 
     def _abandon(self, cursor: Cursor) -> None:
         """After a failed append the segment is not to be synced again: a new one begins, now or at the next save."""

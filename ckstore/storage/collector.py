@@ -80,9 +80,7 @@ class Collector:
         since_ns = durable.touch_ns(store.layout.gc_lock)
         with self._politely_locked():
             store.catch_up()
-            records = self._new_records()
-            if records:
-                self._check(records)
+            end = self._checked()
             if rewriting is not None:
                 rewriting.publish()
             entries = [PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs]
@@ -97,7 +95,7 @@ class Collector:
             if not (said.packs or said.holes or said.filled or said.condemned):
                 return None
             seq = store.record(said, [*new, *known])
-            self._new_records()  # its own
+            self._since = end and store.records_since(end)[1]
             return seq
 
     def restore(self, record: Record, packs: Sequence[PackEntry]) -> int:
@@ -126,12 +124,14 @@ class Collector:
                 store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
 
-    def _new_records(self) -> list[Record]:
-        """What was recorded since this was last asked, the newest first; nothing where nobody watches."""
-        if self._since is None:
-            return []
-        records, self._since = self._store.records_since(self._since)
-        return records
+    def _checked(self) -> Cursor | None:
+        """The journal's end, once all up to it has been checked; None where nobody watches. Raises `Outdated`."""
+        if self._since is not None:
+            records, end = self._store.records_since(self._since)
+            if records:
+                self._check(records)
+            self._since = end
+        return self._since
 
     @contextmanager
     def _politely_locked(self) -> Iterator[None]:

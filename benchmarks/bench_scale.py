@@ -49,7 +49,7 @@ folder, cache = pathlib.Path(sys.argv[1]), pathlib.Path("/nowhere")
 """
 
 _OPEN = """
-open_repository(folder.with_name("history-100"), cache).close()
+open_repository(pathlib.Path(sys.argv[2]), cache).close()
 repository, took, extra = measured(lambda: open_repository(folder, cache))
 store = repository.store
 sizes = {"journal_bytes": store.journal_bytes, "index_bytes": store.index_bytes}
@@ -179,7 +179,7 @@ def main() -> None:
     short, long = history(SHORT), history(LONG)
     figures = {
         "commands": commands(long),
-        "open": typical([run(_OPEN, str(long)) for _ in range(_RUNS)]),
+        "open": typical([run(_OPEN, str(long), str(short)) for _ in range(_RUNS)]),
         "mark": typical([run(_MARK, str(long), KEEP) for _ in range(_RUNS)]),
     }
     with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:

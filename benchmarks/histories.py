@@ -24,6 +24,7 @@ from ckstore.objects.encoding import encode, float_bits
 from ckstore.objects.tree import Dict, Entry, Tensor, Tree, Whole
 from ckstore.porcelain.init import init
 from ckstore.repository import Repository, open_repository
+from ckstore.storage.layout import FORMAT
 from ckstore.storage.piece import Piece
 from ckstore.storage.record import RefMove
 from ckstore.storage.transaction import Transaction
@@ -46,7 +47,7 @@ _DONE = "done"
 
 def history(commits: int) -> Path:
     """The folder of a repository with that many commits; it is written if it is not there yet."""
-    folder = cache() / f"history-{commits}"
+    folder = cache() / f"history-{FORMAT}-{commits}"
     if not (folder / _DONE).exists():
         shutil.rmtree(folder, ignore_errors=True)
         init(folder)

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "docs/guides/codecs.md", "docs/guides/checkpoint-files.md", "docs/guides/retention.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    *(f"docs/guides/{name}.md" for name in ("codecs", "checkpoint-files", "retention")),
+)
 _BLOCK = re.compile(
     r"(<!-- figures: (\w+), written by benchmarks/figures.py -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
 )
@@ -203,6 +207,49 @@ def gc() -> str:
     return table(head, rows)
 
 
+def scale() -> str:
+    """What long histories cost."""
+    found = results("scale")
+    commands, after, commit, opened = (found[name] for name in ("commands", "after gc", "commit", "open"))
+    mark, gc = found["mark"], found["beside gc"]
+    rows = [
+        ["`status`", f"{commands['status_s']:.2f} s", f"{after['status_s']:.2f} s"],
+        ["`log -n 20`", f"{commands['log_s']:.2f} s", f"{after['log_s']:.2f} s"],
+        ["`list --where ... --sort val/loss`", f"{commands['list_s']:.2f} s", f"{after['list_s']:.2f} s"],
+        ["`show best:val/loss:min`", f"{commands['best_s']:.2f} s", f"{after['best_s']:.2f} s"],
+    ]  # fmt: skip
+    return (
+        "Medians of `python benchmarks/bench_scale.py`: 10,000 commits, 10^6 chunks, 20,000 packs; each command is a\n"
+        f"whole process (`--help` takes {commands['help_s']:.2f} s).\n\n"
+        + table("| command | 10,000 commits | after gc took 9,900 of them |", rows)
+        + "\n"
+        + table(
+            "| what | measured |",
+            [
+                ["open: time, memory", f"{opened['open_s'] * 1e3:.0f} ms, {_mib(opened['open_extra_bytes'])}"],
+                ["journal / index", f"{_mib(opened['journal_bytes'])} / {_mib(opened['index_bytes'])}"],
+                [
+                    "a commit of one changed tensor of 16, against one with 100 commits before it",
+                    f"{commit['long_s'] * 1e3:.1f} ms, {commit['ratio']:.2f}x",
+                ],
+                [
+                    "gc: packs read and everything marked; memory for that",
+                    f"{mark['both_s']:.1f} s, {_mib(mark['both_extra_bytes'])}",
+                ],
+                ["gc: the whole plan for `last=3 every=1000`", f"{mark['plan_s']:.1f} s"],
+                [
+                    f"a commit while `gc --repack` takes {gc['gc_s']:.0f} s to drop nearly all of it",
+                    f"{gc['longer_s'] * 1e3:.0f} ms longer, {gc['held_worst_s']:.2f} s at worst",
+                ],
+            ],
+        )
+    )
+
+
+def _mib(size_bytes: float) -> str:
+    return f"{size_bytes / (1 << 20):,.0f} MiB"
+
+
 _FIGURES = {
     "gc": gc,
     "core": core,
@@ -212,6 +259,7 @@ _FIGURES = {
     "speed": speed,
     "scans": scans,
     "files": files,
+    "scale": scale,
 }
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _BUSY = frozenset({errno.EACCES, errno.EAGAIN})
 _OFD = hasattr(fcntl, "F_OFD_SETLK")
 _FLOCK = struct.Struct("hhqqi4x")
-_LONGEST_NAP_S = 0.02
+LONGEST_NAP_S = 0.02
+"""Whoever waits for a lock looks again after so long at the most."""
 
 
 class FileLock:
@@ -96,7 +97,7 @@ class FileLock:
                 if time.monotonic() >= deadline:
                     raise self._locked(timeout_s)
                 time.sleep(nap_s)
-                nap_s = min(nap_s * 1.5, _LONGEST_NAP_S)
+                nap_s = min(nap_s * 1.5, LONGEST_NAP_S)
             durable.overwrite(descriptor, json.dumps(holder()).encode())
         except BaseException:
             self._descriptor = -1

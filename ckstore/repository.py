@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckstore.codec.preset import preset_named
 from ckstore.config import Config, Scope, merge, read_layer, read_project
 from ckstore.digest import Kind, object_id
-from ckstore.errors import InvalidInput, NoRepository
+from ckstore.errors import Format, InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
 from ckstore.storage.layout import FOLDER, Layout
@@ -17,13 +19,16 @@ from ckstore.storage.store import Store
 from ckstore.storage.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self
 
     from ckstore.codec.preset import Preset
     from ckstore.config import Layer
     from ckstore.objects.commit import Commit
     from ckstore.storage.record import Target
+
+_MOST_AHEAD = 4096
+"""Commits that are read in one view of the index, which should be short."""
 
 
 class Commits:
@@ -34,6 +39,8 @@ class Commits:
 
     def __init__(self, store: Store, refs: dict[str, Target], metric_mode: Callable[[str], str | None]) -> None:
         self._store = store
+        self._read: dict[bytes, Commit] = {}
+        self._ahead = 1
         self.metric_mode = metric_mode
         self.targets = refs
         self.refs = {name: target for name, target in refs.items() if isinstance(target, bytes) and name != HEAD}
@@ -53,11 +60,34 @@ class Commits:
         return target
 
     def read_commit(self, id: bytes) -> Commit:
-        """A commit by id, from the index where it has it. Raises `Integrity`."""
-        data = self._store.ask(lambda view: view.commit(id))
-        if data is None or object_id(Kind.COMMIT, data) != id:
-            data = self._store.objects.read(Kind.COMMIT, id)
-        return decode_commit(data)
+        """A commit by id, from the index where it has it. Raises `Integrity`.
+
+        Who reads one often reads its parents next: each time twice as many of them come along in the same view.
+        """
+        known = self._read.get(id)
+        if known is None:
+            self._read_ahead(id)
+            known = self._read.get(id) or decode_commit(self._store.objects.read(Kind.COMMIT, id))
+            self._read[id] = known
+        return known
+
+    def _read_ahead(self, id: bytes) -> None:
+        """Read a commit and some of those before it; what is not in the index, or not right there, is left out."""
+
+        def found(view: View) -> dict[bytes, Commit]:
+            commits: dict[bytes, Commit] = {}
+            pending = deque([id])
+            while pending and len(commits) < self._ahead:
+                one = pending.popleft()
+                data = None if one in self._read or one in commits else view.commit(one)
+                if data is not None and object_id(Kind.COMMIT, data) == one:
+                    with suppress(Format):
+                        commits[one] = decode_commit(data)
+                        pending += commits[one].parents
+            return commits
+
+        self._read |= self._store.ask(found)
+        self._ahead = min(2 * self._ahead, _MOST_AHEAD)
 
     def ids_beginning(self, prefix: str) -> list[bytes]:
         """Ids of commits that begin with these hexadecimal digits."""
@@ -101,7 +131,11 @@ class Repository:
     def commits(self) -> Commits:
         """Commits and refs as of now, whoever made them."""
         self.store.refresh()
-        return Commits(self.store, self.store.ask(View.refs), self.config.metric_mode)
+        return self.commits_at(self.store.ask(View.refs))
+
+    def commits_at(self, refs: Mapping[str, Target]) -> Commits:
+        """Commits and refs as of when refs were there."""
+        return Commits(self.store, dict(refs), self.config.metric_mode)
 
     def absent(self) -> dict[bytes, dict[str, str]]:
         """The components whose data is known not to be here, with the reason, by commit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.graph.history import describe
@@ -32,4 +31,4 @@ def described_id(commits: Commits, id: bytes) -> Described:
     commit = commits.read_commit(id)
     branches = [name for name, tip in commits.branches.items() if tip == id]
     tags = [name for name, tip in commits.tags.items() if tip == id]
-    return Described(id, commit, replace(describe(id, commit, branches, tags), is_head=commits.head == id))
+    return Described(id, commit, describe(id, commit, branches, tags, is_head=commits.head == id))

@@ -104,7 +104,7 @@ class Planned:
         self.repository = repository
         store = repository.store
         self.inventory = take_inventory(store)
-        self.commits = repository.commits()
+        self.commits = repository.commits_at(self.inventory.refs)
         self.texts = _texts(repository, options, self.commits)
         self.found = _reached(repository, self.commits)
         self.decisions = self._decide(options)
@@ -183,7 +183,7 @@ def summary(planned: Planned, options: GcOptions) -> GcPlan:
     written = plan.copied_bytes + plan.rebased_bytes
     return GcPlan(
         repository=store.id,
-        record=planned.inventory.seq,
+        record=planned.inventory.end.seq,
         now_ns=options.now_ns,
         policies=planned.texts,
         grace_ns=grace_ns,

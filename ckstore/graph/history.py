@@ -37,7 +37,15 @@ class CommitInfo:
     absent: tuple[str, ...] = ()
 
 
-def describe(id: bytes, commit: Commit, branches: Iterable[str] = (), tags: Iterable[str] = ()) -> CommitInfo:
+def describe(
+    id: bytes,
+    commit: Commit,
+    branches: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    absent: Iterable[str] = (),
+    *,
+    is_head: bool = False,
+) -> CommitInfo:
     """A commit as a CommitInfo."""
     return CommitInfo(
         id=id.hex(),
@@ -52,11 +60,13 @@ def describe(id: bytes, commit: Commit, branches: Iterable[str] = (), tags: Iter
         offset_min=commit.offset_min,
         branches=tuple(sorted(branches)),
         tags=tuple(sorted(tags)),
+        is_head=is_head,
+        absent=tuple(absent),
     )
 
 
-def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:
-    """All commits reachable from `tips`, a commit always before its parents, else the newest first."""
+def reachable(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> dict[bytes, Commit]:
+    """All commits reachable from `tips`, in no order."""
     commits: dict[bytes, Commit] = {}
     pending = list(tips)
     while pending:
@@ -64,6 +74,12 @@ def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator
         if id not in commits:
             commits[id] = read(id)
             pending += commits[id].parents
+    return commits
+
+
+def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:
+    """All commits reachable from `tips`, a commit always before its parents, else the newest first."""
+    commits = reachable(tips, read)
     waiting = dict.fromkeys(commits, 0)
     for commit in commits.values():
         for parent in commit.parents:

@@ -13,21 +13,21 @@ def is_component_name(name: object) -> bool:
     return type(name) is str and bool(name) and not name.startswith("@") and name.isprintable()
 
 
-class Component(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Component(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A top entry of a checkpoint and the id of its tree."""
 
     name: str
     tree: bytes
 
 
-class Metric(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Metric(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """A number measured at this commit; finite or not, kept as its eight bytes big-endian."""
 
     name: str
     bits: bytes
 
 
-class Commit(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
+class Commit(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=1):
     """One checkpoint.
 
     Components are in the order the state gave them; where `bare` is set the state was no dictionary and is

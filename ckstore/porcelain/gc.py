@@ -109,7 +109,7 @@ def _execute(planned: Planned, plan: GcPlan, options: GcOptions, collector: Coll
     repository, inventory, todo = planned.repository, planned.inventory, planned.sweep
     dropped = {hole.commit for hole in planned.holes}
     standing = Standing(inventory, todo)
-    collector.watch(inventory.seq, Since(repository, standing, planned.found.commits, dropped))
+    collector.watch(inventory.end, Since(repository, standing, planned.found.commits, dropped))
     done = _Done(planned, options, collector)
     holes = tuple(planned.holes)
     for unit in [*units(inventory, todo.unused)] or [()]:

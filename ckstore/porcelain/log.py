@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -50,11 +50,7 @@ def log(repository: Repository, options: LogOptions) -> tuple[CommitInfo, ...]:
     branches, tags = _by_commit(commits.branches), _by_commit(commits.tags)
     absent = repository.absent()
     found: Iterable[CommitInfo] = (
-        replace(
-            describe(id, commit, branches.get(id, ()), tags.get(id, ())),
-            is_head=commits.head == id,
-            absent=tuple(absent.get(id, ())),
-        )
+        describe(id, commit, branches.get(id, ()), tags.get(id, ()), absent.get(id, ()), is_head=commits.head == id)
         for id, commit in ancestry(tips, commits.read_commit)
     )
     if conditions:

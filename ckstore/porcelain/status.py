@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckstore.graph.history import ancestry, describe
+from ckstore.graph.history import describe, reachable
 from ckstore.storage.record import HEADS
 from ckstore.storage.verified import read_verified
 from ckstore.storage.view import View
@@ -56,10 +56,10 @@ def status(repository: Repository) -> StatusResult:
     info = None
     count = 0
     if head is not None:
-        count = sum(1 for _ in ancestry([head], commits.read_commit))
+        count = len(reachable([head], commits.read_commit))
         names = [name for name, id in commits.branches.items() if id == head]
         tags = [name for name, id in commits.tags.items() if id == head]
-        info = replace(describe(head, commits.read_commit(head), names, tags), is_head=True)
+        info = describe(head, commits.read_commit(head), names, tags, is_head=True)
     disk = os.statvfs(store.layout.root)
     free = disk.f_bavail * disk.f_frsize
     found = StatusResult(

@@ -8,6 +8,7 @@ again; what was saved since the plan was made is looked at here, under the same 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckstore import durable
 from ckstore.digest import Kind
 from ckstore.errors import Conflict
-from ckstore.lock import FileLock
+from ckstore.lock import LONGEST_NAP_S, FileLock
 from ckstore.storage.follower import NewPack
 from ckstore.storage.packer import Packer
 from ckstore.storage.record import Condemned, PackEntry, Record
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ckstore.pack.format import Row
+    from ckstore.storage.journal import Cursor
     from ckstore.storage.store import Store
 
 REASON = "gc"
@@ -51,10 +53,11 @@ class Collector:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._since = -1
+        self._since: Cursor | None = None
         self._check: Check = lambda records: None
+        self._rests_until_s = 0.0
 
-    def watch(self, since: int, check: Check) -> None:
+    def watch(self, since: Cursor, check: Check) -> None:
         """From now on ask `check` about records after `since` before anything is condemned."""
         self._since = since
         self._check = check
@@ -69,16 +72,15 @@ class Collector:
         """Condemn packs in one record, `record` with what replaces them; its number, None where that says nothing.
 
         `commits` are those among the frames that `rewriting` wrote. Raises `Outdated`; nothing is condemned then.
+        Between one and the next the lock is free for as long as the last one had it: whoever waits to save comes first.
         """
         store = self._store
         packs = [] if rewriting is None else rewriting.packer.finish()
+        known = [pack for entry in condemned if (pack := store.pack_rows(entry, False)) is not None]
         since_ns = durable.touch_ns(store.layout.gc_lock)
-        with store.locked():
+        with self._politely_locked():
             store.catch_up()
-            records = list(store.records_since(self._since))
-            if records:
-                self._check([record for _, record in records])
-                self._since = records[0][0]
+            end = self._checked()
             if rewriting is not None:
                 rewriting.publish()
             entries = [PackEntry(pack.name, pack.digest, pack.size_bytes) for pack in packs]
@@ -92,8 +94,9 @@ class Collector:
             )
             if not (said.packs or said.holes or said.filled or said.condemned):
                 return None
-            self._since = store.record(said, new)
-            return self._since
+            seq = store.record(said, [*new, *known])
+            self._since = end and store.records_since(end)[1]
+            return seq
 
     def restore(self, record: Record, packs: Sequence[PackEntry]) -> int:
         """Use condemned packs again, whose files are there; the number of `record`, which says so."""
@@ -120,6 +123,27 @@ class Collector:
                 store.catch_up()
                 store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
+
+    def _checked(self) -> Cursor | None:
+        """The journal's end, once all up to it has been checked; None where nobody watches. Raises `Outdated`."""
+        if self._since is not None:
+            records, end = self._store.records_since(self._since)
+            if records:
+                self._check(records)
+            self._since = end
+        return self._since
+
+    @contextmanager
+    def _politely_locked(self) -> Iterator[None]:
+        """Hold the repository lock once others had time to take it."""
+        time.sleep(max(0.0, self._rests_until_s - time.monotonic()))
+        with self._store.locked():
+            began_s = time.monotonic()
+            try:
+                yield
+            finally:
+                now_s = time.monotonic()
+                self._rests_until_s = now_s + max(now_s - began_s, LONGEST_NAP_S)
 
 
 class Rewriting:

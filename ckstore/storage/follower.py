@@ -10,7 +10,7 @@ import msgspec
 
 from ckstore.digest import ID_SIZE, NO_ID, Kind, checksum
 from ckstore.storage.chain import suits
-from ckstore.storage.location import Location, to_row
+from ckstore.storage.location import Location, lies_at, to_row
 from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
 from ckstore.storage.view import CONDEMNED, CURSOR, CURSOR_KEY, PACK, REPOSITORY_KEY, View, located
 
@@ -144,15 +144,18 @@ class Follower(View):
             places = [Location(entry.name, row.offset, row.frame) for row in dropped.rows]
         else:
             places = [place for place in self._all() if place.pack == entry.name]
+        spares = self._transaction.stat(self._tables["spares"])["entries"]
         lost = []
         for place in places:
-            self._delete("spares", _spare_key(place))
-            row = self.locate(place.frame.id)
-            if row is not None and (row.pack, row.offset) == (place.pack, place.offset):
+            if spares:
+                self._delete("spares", _spare_key(place))
+            row = self.get("frames", place.frame.id)
+            if row is not None and lies_at(row, place):
                 self._delete("frames", place.frame.id)
                 lost.append(place.frame)
         for frame in sorted(lost, key=lambda frame: frame.version):
-            self._promote(frame.id)
+            if spares:
+                self._promote(frame.id)
             if frame.kind is Kind.COMMIT and self.get("frames", frame.id) is None:
                 self._delete("commits", frame.id)
 

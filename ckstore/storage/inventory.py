@@ -18,9 +18,10 @@ from ckstore.pack.reader import read_table
 from ckstore.storage.location import Location
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ckstore.storage.record import PackEntry
+    from ckstore.storage.journal import Cursor
+    from ckstore.storage.record import PackEntry, Target
     from ckstore.storage.store import Store
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,6 +30,7 @@ PER_OBJECT = FRAME_HEADER_SIZE + ROW_SIZE
 """Bytes that each object takes in a pack beside its payload."""
 
 _ID = np.dtype("V32")
+_HALVED = np.dtype([("first", ">u8"), ("rest", "V24")])
 _ROW = np.dtype(
     [
         ("id", "V32"),
@@ -44,18 +46,22 @@ _ROW = np.dtype(
         ("", "u1"),
     ]
 )
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 17
+_REMEMBERED = 64 << 20
+_PER_RUN = 96  # bytes that a set takes for one beside its ids
 
 
 @dataclass(frozen=True)
 class Inventory:
     """Frames sorted by id, those of one object by version and then as they came: the first has the index row.
 
-    `seq` is the record up to which packs are counted; `pack` numbers them in `packs`. `base` is the place of what a
+    `end` is the end of the record up to which packs are counted, `refs` is where refs were then: what they lead to is
+    in these packs, however long reading them takes. `pack` numbers them in `packs`. `base` is the place of what a
     frame is kept against, -1 where it is kept by itself.
     """
 
-    seq: int
+    end: Cursor
+    refs: Mapping[str, Target]
     packs: Sequence[PackEntry]
     table: Array
     pack: Array
@@ -68,7 +74,9 @@ class Inventory:
     def find(self, ids: Array) -> Array:
         """The places of the objects `ids` (32 bytes each); -1 where there is none."""
         wanted = _prefixes_of(ids)
-        places = np.searchsorted(self._prefixes, wanted)
+        places = np.empty(len(ids), np.int64)
+        order = np.argsort(wanted)  # neighbours are found where the last one was
+        places[order] = np.searchsorted(self._prefixes, wanted[order])
         while True:
             inside = places < len(self.table)
             held = np.where(inside, places, 0)
@@ -150,6 +158,7 @@ class Marker:
         self._numbers: dict[tuple[str, str], int] = {}
         self._pending: dict[int, list[tuple[bytes, int]]] = {}
         self._seen: set[bytes] = set()
+        self._seen_bytes = 0
         self._length = 0
 
     def add(self, ids: bytes, component: str, dtype: str, rank: int) -> None:
@@ -157,6 +166,7 @@ class Marker:
         if ids in self._seen:
             return
         self._seen.add(ids)
+        self._seen_bytes += len(ids) + _PER_RUN
         label = (component, dtype)
         number = self._numbers.setdefault(label, len(self.labels))
         if number == len(self.labels):
@@ -178,22 +188,21 @@ class Marker:
             self.missing += [bytes(id) for id in ids[places < 0]]
         self._pending.clear()
         self._length = 0
-        if len(self._seen) > _AT_ONCE:
+        if self._seen_bytes > _REMEMBERED:
             self._seen.clear()
+            self._seen_bytes = 0
         return self.label >= 0
 
 
 def take_inventory(store: Store) -> Inventory:
     """Read the tables of all packs. Raises `Integrity` where one cannot be read."""
     store.refresh()
-    seq, packs = store.ask(lambda view: (view.moment(store.index.id)[0], view.packs()))
-    tables = [_table(store, entry) for entry in packs]
-    table = np.concatenate([np.zeros(0, _ROW), *tables])
-    pack = np.repeat(np.arange(len(packs), dtype=np.int32), [len(rows) for rows in tables])
-    order = np.lexsort((table["offset"], pack, table["version"], _prefixes_of(table["id"])))
-    table, pack = table[order], pack[order]
+    end, refs, packs = store.ask(lambda view: (view.cursor(store.index.id), view.refs(), view.packs()))
+    if end is None:
+        raise Integrity("the index is empty", hint="open the repository again")
+    table, pack, prefixes = _sorted(*_tables(store, packs))
     while True:
-        found = Inventory(seq, packs, table, pack, np.full(len(table), -1, np.int64), _prefixes_of(table["id"]))
+        found = Inventory(end, refs, packs, table, pack, np.full(len(table), -1, np.int64), prefixes)
         deltas = np.flatnonzero(table["base"] != np.frombuffer(NO_ID, _ID)[0])
         bases = found.find(np.ascontiguousarray(table["base"][deltas]))
         suits = (bases >= 0) & (table["version"][bases] < table["version"][deltas])
@@ -203,21 +212,43 @@ def take_inventory(store: Store) -> Inventory:
         # A frame that nothing can be made of has no row in the index either.
         readable = np.ones(len(table), bool)
         readable[deltas[~suits]] = False
-        table, pack = table[readable], pack[readable]
+        table, pack, prefixes = table[readable], pack[readable], prefixes[readable]
 
 
-def _table(store: Store, entry: PackEntry) -> Array:
-    name = store.layout.pack(entry.name).name
+def _tables(store: Store, packs: Sequence[PackEntry]) -> tuple[Array, Array]:
+    """All rows in the order of their packs, and the number of each one's pack."""
+    joined = bytearray()
+    rows = []
+    for entry in packs:
+        table = _table(store, entry)
+        joined += table
+        rows.append(len(table) // ROW_SIZE)
+    return np.frombuffer(joined, _ROW), np.repeat(np.arange(len(packs), dtype=np.int32), rows)
+
+
+def _sorted(table: Array, pack: Array) -> tuple[Array, Array, Array]:
+    """Rows, their packs and the prefixes of their ids, in an inventory's order.
+
+    Rows of one object come in the order of their packs, and in that of their offsets in each: sorting is stable.
+    """
+    prefixes = _prefixes_of(table["id"])
+    order = np.lexsort((table["version"], prefixes))
+    return table[order], pack[order], prefixes[order]
+
+
+def _table(store: Store, entry: PackEntry) -> bytes:
     try:
         sealed, table = read_table(store.packs.get(entry.name))
     except (OSError, Format) as error:
-        raise Integrity(f"{name} cannot be read: {error}", hint="`ckstore repair` mends what can be mended") from error
+        raise Integrity(
+            f"{entry.name.hex()}.pack cannot be read: {error}", hint="`ckstore repair` mends what can be mended"
+        ) from error
     if sealed != (entry.name, entry.digest, entry.size_bytes):
-        raise Integrity(f"{name} is not the pack the journal names", hint="`ckstore repair`")
-    return np.frombuffer(table, _ROW)
+        raise Integrity(f"{entry.name.hex()}.pack is not the pack the journal names", hint="`ckstore repair`")
+    return table
 
 
 def _prefixes_of(ids: Array) -> Array:
     """The first eight bytes of ids as numbers in their order."""
-    whole = np.ascontiguousarray(ids).view(">u8").reshape(-1, ID_SIZE // 8)
-    return np.ascontiguousarray(whole[:, 0]).astype(np.uint64)
+    firsts = np.ascontiguousarray(ids.view(_HALVED)["first"])
+    return firsts.astype(np.uint64)

@@ -174,6 +174,11 @@ class Journal:
             raise Integrity(f"{self.folder} holds no journal segment", hint="restore it, or clone from a remote")
         return self._snapshot(segments[-1])
 
+    def snapshot_bytes(self, segment: int) -> int:
+        """How long the frame is that a segment begins with, by its header alone. Raises `Integrity`."""
+        with self._opened(segment) as file:
+            return _places(file, segment, 0)[0][1]
+
     def read(self, cursor: Cursor) -> Tail:
         """Whole frames after `cursor` up to the end of the newest segment, in order.
 

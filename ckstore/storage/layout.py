@@ -71,7 +71,12 @@ class Layout:
         return self.root / "index"
 
     def pack(self, name: bytes) -> Path:
-        return self.packs / f"{name.hex()}.pack"
+        return self.packs / pack_file_name(name)
+
+
+def pack_file_name(name: bytes) -> str:
+    """What the file of pack `name` is called."""
+    return f"{name.hex()}.pack"
 
 
 def write_format(layout: Layout, repository_id: str) -> None:

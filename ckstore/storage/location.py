@@ -9,6 +9,7 @@ from ckstore.digest import NO_ID, Kind
 from ckstore.pack.format import Frame
 
 _VALUE = struct.Struct("<16sQIIIIBBB")
+_PLACE = struct.Struct("<16sQ")
 
 
 class Location(NamedTuple):
@@ -33,3 +34,8 @@ def from_row(id: bytes, value: bytes) -> Location:
     base = value[_VALUE.size :] or NO_ID
     frame = Frame(Kind(kind), codec, width, id, raw_length, stored_length, base, version, busy)
     return Location(pack, offset, frame)
+
+
+def lies_at(value: bytes, place: Location) -> bool:
+    """Whether a row says that its object lies at a place."""
+    return value.startswith(_PLACE.pack(place.pack, place.offset))

@@ -8,6 +8,8 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from ckstore.storage.layout import pack_file_name
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -19,8 +21,7 @@ _OPEN_AT_ONCE = 64
 class PackFile:
     """One pack file, a `Source`. Its descriptor closes when nobody refers to it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size_bytes = os.fstat(self._descriptor).st_size
         weakref.finalize(self, os.close, self._descriptor)
@@ -56,7 +57,7 @@ class PackFiles:
     """The open packs of a repository, the least recently used closed first."""
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self._folder = os.fspath(layout.packs)
         self._lock = threading.Lock()
         self._open: OrderedDict[bytes, PackFile] = OrderedDict()
         self._pid = os.getpid()
@@ -64,7 +65,7 @@ class PackFiles:
     def get(self, name: bytes) -> PackFile:
         """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone."""
         with self._held():
-            pack = self._open.pop(name, None) or PackFile(self._layout.pack(name))
+            pack = self._open.pop(name, None) or PackFile(f"{self._folder}/{pack_file_name(name)}")
             self._open[name] = pack
             if len(self._open) > _OPEN_AT_ONCE:
                 self._open.popitem(last=False)

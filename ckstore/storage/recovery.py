@@ -118,7 +118,6 @@ class Recovery:
         data = self._journal.path(cursor.segment).read_bytes()
         with self._index.reading() as view:
             copies = view.copies()
-            named = {entry.name for entry in view.packs()}
         position = same = 0
         while same < len(copies) and data.startswith(copies[same], position):
             position += len(copies[same])
@@ -131,6 +130,8 @@ class Recovery:
         except (Integrity, Format):
             pass
         lost = [first_frame(copy) for copy in copies[same:]]
+        with self._index.reading() as view:
+            named = {entry.name for entry in view.packs()}
         return all(
             self._layout.pack(entry.name).exists()
             for frame in lost

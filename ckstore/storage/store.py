@@ -19,12 +19,12 @@ from ckstore.storage.environment import IndexDamaged
 from ckstore.storage.filesystem import mount_of
 from ckstore.storage.follower import NewPack
 from ckstore.storage.index import Index
-from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Journal
+from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Diverged, Journal
 from ckstore.storage.layout import FOLDER, Layout, new_id, read_format, write_format
 from ckstore.storage.location import Location
 from ckstore.storage.object_store import ObjectStore
 from ckstore.storage.pack_file import PackFiles
-from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
+from ckstore.storage.record import HEAD, Record, Ref, Snapshot, Symbolic
 from ckstore.storage.recovery import Recovery
 from ckstore.storage.scratch import Scratch
 from ckstore.storage.view import View
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckstore.pack.format import Row
-    from ckstore.storage.record import PackEntry, Record
+    from ckstore.storage.record import PackEntry
 
 T = TypeVar("T")
 LOCK_TIMEOUT_S = 60.0
@@ -222,6 +222,8 @@ class Store:
     def record(self, record: Record, packs: Sequence[NewPack]) -> int:
         """Append `record` (**W4**) and apply it (**W5**); its number. The lock is held and the index caught up.
 
+        `packs` are read already, of those that come or go.
+
         Once the record is durable a failing index is a warning: the next open follows the journal again.
         """
         cursor = self._cursor()
@@ -244,12 +246,17 @@ class Store:
         self.refresh()
         return self.journal.history(self._cursor())
 
-    def records_since(self, seq: int) -> Iterator[tuple[int, Record]]:
-        """The records after `seq`, the newest first, for who holds the lock and has caught up."""
-        for number, record in self.journal.history(self._cursor()):
-            if number <= seq:
-                return
-            yield number, record
+    def records_since(self, place: Cursor) -> tuple[list[Record], Cursor]:
+        """The records after a place that was reached, the newest first, and the end of the last.
+
+        For who holds the lock. Raises `Integrity` where another history stands there now.
+        """
+        try:
+            frames = self.journal.read(place).frames
+        except Diverged as error:
+            raise Integrity("the journal was made anew meanwhile", hint="try again") from error
+        records = [frame.content for frame in reversed(frames) if isinstance(frame.content, Record)]
+        return records, frames[-1].end if frames else place
 
     def pack_rows(self, entry: PackEntry, told: bool) -> NewPack | None:
         """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone.
@@ -297,7 +304,7 @@ class Store:
     def _is_long(self, cursor: Cursor) -> bool:
         if cursor.offset < ROTATE_SIZE:
             return False
-        return cursor.offset > 4 * self.journal.newest_snapshot().end.offset
+        return cursor.offset > 4 * self.journal.snapshot_bytes(cursor.segment)
 
     def _begin_segment(self, cursor: Cursor) -> Cursor:
         frame = self.journal.begin(cursor.segment + 1, self.journal.fold(cursor), cursor.seq, cursor.hash)

@@ -96,8 +96,8 @@ class View:
 
     def packs(self) -> list[PackEntry]:
         """All packs in the order they came."""
-        found = [(PACK.unpack(value), name) for name, value in self.rows("packs")]
-        return [PackEntry(name, digest, size) for (_, digest, size), name in sorted(found)]
+        found = [(*PACK.unpack(value), name) for name, value in self.rows("packs")]
+        return [PackEntry(name, digest, size) for _, digest, size, name in sorted(found)]
 
     def order(self, pack: bytes) -> int:
         """The number of a pack in the order they came; of an unknown one a number past all."""

@@ -15,6 +15,7 @@ from ckstore.checkpoint import store as store_module
 from ckstore.errors import CkstoreError, Conflict
 from ckstore.porcelain import gc as gc_module
 from ckstore.porcelain.gc import GcOptions, gc
+from ckstore.storage import inventory as inventory_module
 from ckstore.storage.collector import Collector
 from ckstore.storage.transaction import Transaction
 from tests.interleaved import Actor, orders, run, steps_of, stopping_at
@@ -126,6 +127,26 @@ def test_every_order(
         shutil.rmtree(folder)
         done += 1
     count("orders of gc and another step by step", done)
+
+
+@pytest.mark.parametrize("work", [again, onward, revive, tagged])
+def test_something_saved_while_gc_reads_the_packs(
+    work: Callable[[ckstore.Repo], str], template: Path, memory: Path
+) -> None:
+    """Which packs there are and where refs point is of one moment: what came later is not missing."""
+    folder = memory / "repo"
+    shutil.copytree(template, folder)
+    with ckstore.open(folder, threads=1) as one, ckstore.open(folder, threads=1) as two:
+        actor = Actor("gc", partial(collect, one, repack=False))
+        with stopping_at([(inventory_module, "_tables")]):
+            actor.start()
+            actor.step()
+            assert not actor.ended
+            result = work(two)
+            while not actor.ended:
+                actor.step()
+        assert actor.error is None
+        _judge(one, work, result, "saved while the packs were read")
 
 
 def _judge(repo: ckstore.Repo, work: object, result: object, told: str) -> None:

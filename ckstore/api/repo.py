@@ -27,11 +27,13 @@ from ckstore.porcelain.init import init
 from ckstore.porcelain.log import LogOptions, log
 from ckstore.porcelain.pin import PinOptions, pin, unpin
 from ckstore.porcelain.reflog import ReflogOptions, reflog
+from ckstore.porcelain.repair import RepairOptions, repair
 from ckstore.porcelain.switch import SwitchOptions, switch
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
 from ckstore.porcelain.undo import UndoOptions, undo
 from ckstore.porcelain.validate import VALIDATOR, ValidateOptions, validate
 from ckstore.porcelain.verify import verify
+from ckstore.progress import SILENT
 from ckstore.repository import open_repository
 from ckstore.storage.record import PINS
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.export import ExportResult
     from ckstore.porcelain.import_files import ImportResult
     from ckstore.porcelain.reflog import ReflogResult
+    from ckstore.porcelain.repair import RepairResult
     from ckstore.porcelain.switch import SwitchResult
     from ckstore.porcelain.undo import UndoResult
     from ckstore.porcelain.validate import ValidateResult
@@ -317,9 +320,24 @@ class Repo:
         """
         return undo(self._repository, UndoOptions(now()[0], seq, dry_run))
 
-    def verify(self, *, read_data: bool = False, progress: Progress | None = None) -> VerifyResult:
-        """Check that everything the refs reach is there; with `read_data`, that every byte is right."""
-        return verify(self._repository, read_data=read_data, now_ns=now()[0], **_progress(progress))
+    def verify(
+        self, *, read_data: bool = False, subset: str | None = None, progress: Progress | None = None
+    ) -> VerifyResult:
+        """Check that everything the refs reach is there; with `read_data`, that every byte is right.
+
+        With `subset="10%"` only so much is read, of what was read longest ago.
+        """
+        told = SILENT if progress is None else progress
+        return verify(self._repository, told, read_data=read_data, subset=subset, now_ns=now()[0])
+
+    def repair(self, *, dry_run: bool = False, progress: Progress | None = None) -> RepairResult:
+        """Keep what is sound of damaged packs, note what is lost, and make the index anew; nothing that is sound goes.
+
+        Reads everything. What is lost raises `Absent` from then on; committing the same data again stores it anew.
+        With `dry_run` it only says what is wrong. Raises `Locked` where a gc is under way.
+        """
+        told = SILENT if progress is None else progress
+        return repair(self._repository, RepairOptions(now()[0], dry_run), told)
 
     def validate(
         self,

@@ -254,6 +254,11 @@ class View:
         for id, value in self.rows("frames"):
             yield _located(id, value)
 
+    def spares(self) -> Iterator[Location]:
+        """The frames that no object's row names: other frames of it, or those that cannot be read."""
+        for key, value in self.rows("spares"):
+            yield _located(key[:ID_SIZE], value)
+
     def ref(self, name: str) -> Target:
         """Where a ref points; None where it is not there."""
         value = self.get("refs", name.encode())
@@ -447,8 +452,7 @@ class _Writer(View):
     def _all(self) -> Iterator[Location]:
         """Every frame, with a row or spare."""
         yield from list(self.locations())
-        for key, value in list(self.rows("spares")):
-            yield _located(key[:ID_SIZE], value)
+        yield from list(self.spares())
 
     def _promote(self, id: bytes) -> None:
         """Give the row of an object to the best of its spares."""

@@ -104,7 +104,7 @@ class Store:
         self.packs = PackFiles(layout)
         self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
         self.scratch_of_writers = PerThread()
-        self.scratch = Scratch(layout, self.lock, self._named_packs)
+        self.scratch = Scratch(layout, self.lock, self.named_packs)
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1
         try:
@@ -251,7 +251,7 @@ class Store:
     def pack_rows(self, entry: PackEntry, told: bool) -> NewPack | None:
         """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone.
 
-        That is warned of where it should be `told`.
+        That is warned of where it should be `told`; else a damaged table is None too.
         """
         try:
             source = self.packs.get(entry.name)
@@ -259,7 +259,9 @@ class Store:
                 sealed = read_sealed(source)
                 rows: Sequence[Row] = sealed.rows if (sealed.name, sealed.digest) == (entry.name, entry.digest) else ()
             except Format:
-                rows = sorted(scan(source), key=lambda row: (row.frame.id, row.offset))
+                rows = sorted(scan(source), key=lambda row: (row.frame.id, row.offset)) if told else ()
+            if not (rows or told):
+                return None  # what was indexed of it may be more than can be found now
             commits = {}
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
@@ -309,7 +311,7 @@ class Store:
         except CkstoreError as error:
             warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
 
-    def _named_packs(self) -> set[str]:
+    def named_packs(self) -> set[str]:
         """File names of packs that records name. A record that failed must not outlive its packs: it is made void."""
         self.catch_up()
         cursor = self._cursor()

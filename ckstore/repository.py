@@ -11,10 +11,10 @@ from ckstore.digest import Kind, object_id
 from ckstore.errors import InvalidInput, NoRepository
 from ckstore.graph.revision import resolve
 from ckstore.objects.encoding import decode_commit
-from ckstore.storage.index import View
 from ckstore.storage.layout import FOLDER, Layout
 from ckstore.storage.record import HEAD, HEADS, TAGS, Symbolic
 from ckstore.storage.store import Store
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckstore.storage.index import View
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from ckstore.repository import Repository

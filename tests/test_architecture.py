@@ -200,7 +200,7 @@ def test_only_the_index_imports_lmdb_and_only_the_edge_torch() -> None:
         for name, _ in imported(tree):
             top = name.split(".")[0]
             inside = path.relative_to(ROOT).as_posix()
-            if top == "lmdb" and inside != "storage/index.py":
+            if top == "lmdb" and inside != "storage/environment.py":
                 wrong.append(f"{inside} imports lmdb")
             numeric = inside in NUMERIC and top == "numpy"
             if top in ("torch", "numpy") and part not in ("torch", "demo") and not numeric:

@@ -19,9 +19,9 @@ from ckstore.errors import CkstoreWarning, Integrity, InvalidInput
 from ckstore.pack.format import FRAME_HEADER_SIZE, Frame
 from ckstore.porcelain.init import init
 from ckstore.storage.chain import Base, base_for, within, work_of
-from ckstore.storage.index import View
 from ckstore.storage.location import Location
 from ckstore.storage.transaction import Transaction
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable

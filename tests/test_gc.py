@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-import ckstore
 from ckstore.errors import CkstoreError
 from ckstore.porcelain.gc import GcOptions, GcResult, gc
 from tests.indexed import indexed
 
-NOW = 1_700_000_000_000_000_000
+if TYPE_CHECKING:
+    import ckstore
 
 
 def drift(steps: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:

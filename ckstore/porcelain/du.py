@@ -13,7 +13,7 @@ from ckstore.graph.history import ancestry
 from ckstore.graph.reachability import objects_of_tree
 from ckstore.graph.revision import resolve
 from ckstore.pack.format import FRAME_HEADER_SIZE, ROW_SIZE
-from ckstore.storage.index import View
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

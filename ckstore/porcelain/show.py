@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ckstore.objects.structure import Structure
     from ckstore.progress import Progress
     from ckstore.repository import Repository
-    from ckstore.storage.index import View
     from ckstore.storage.location import Location
+    from ckstore.storage.view import View
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckstore.graph.history import ancestry, describe
-from ckstore.storage.index import View
 from ckstore.storage.record import HEADS
 from ckstore.storage.verified import read_verified
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from pathlib import Path

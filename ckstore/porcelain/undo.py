@@ -10,8 +10,8 @@ from ckstore.checkpoint.refs import change, move_refs
 from ckstore.checkpoint.whole import has_component
 from ckstore.errors import Absent, Conflict, InvalidInput
 from ckstore.storage.collector import REPAIR, collecting
-from ckstore.storage.index import View
 from ckstore.storage.record import Filled, Record, RefMove, Symbolic
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,9 +13,9 @@ from ckstore.graph.reachability import objects_of_tree
 from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, read_frame_header
 from ckstore.pack.reader import read_sealed
 from ckstore.progress import SILENT
-from ckstore.storage.index import View
 from ckstore.storage.location import Location
 from ckstore.storage.verified import read_looked_at, write_verified
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

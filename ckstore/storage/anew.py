@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from ckstore.objects.commit import Commit
     from ckstore.pack.format import Row
-    from ckstore.storage.index import View
     from ckstore.storage.layout import Layout
+    from ckstore.storage.view import View
 
 T = TypeVar("T")
 RECOVERED = "recovered/"

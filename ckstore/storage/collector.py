@@ -16,7 +16,7 @@ from ckstore import durable
 from ckstore.digest import Kind
 from ckstore.errors import Conflict
 from ckstore.lock import FileLock
-from ckstore.storage.index import NewPack
+from ckstore.storage.follower import NewPack
 from ckstore.storage.packer import Packer
 from ckstore.storage.record import Condemned, PackEntry, Record
 
@@ -103,8 +103,7 @@ class Collector:
         store = self._store
         with store.locked():
             store.catch_up()
-            self._since = store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
-            return self._since
+            return store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
 
     def remove(self, time_ns: int, grace_ns: int) -> int:
         """Unlink condemned packs whose grace is over by the file system's clock; the bytes that this frees."""
@@ -119,9 +118,10 @@ class Collector:
                 freed += entry.size_bytes
                 durable.unlink(path)
         if over:
+            durable.sync_folder(store.layout.packs)  # before the record forgets them
             with store.locked():
                 store.catch_up()
-                self._since = store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
+                store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
 
     def set_aside(self, record: Record, packs: Sequence[bytes]) -> list[str]:
@@ -137,7 +137,7 @@ class Collector:
                 store.packs.forget(name)
             set_aside(store.layout, store.layout.packs, moved)
             if packs:
-                self._since = store.record(Record(record.time_ns, record.reason, removed=tuple(packs)), ())
+                store.record(Record(record.time_ns, record.reason, removed=tuple(packs)), ())
         return moved
 
     def set_aside_strays(self) -> list[str]:

@@ -12,8 +12,8 @@ from ckstore.digest import NO_ID
 from ckstore.errors import Format, Integrity, SaveFailed
 from ckstore.pack.reader import read_sealed, recover
 from ckstore.storage.chain import DEEPEST, suits
-from ckstore.storage.index import View
 from ckstore.storage.location import Location
+from ckstore.storage.view import View
 from ckstore.storage.workers import jobs
 
 if TYPE_CHECKING:

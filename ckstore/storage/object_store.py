@@ -18,9 +18,9 @@ from ckstore.storage.workers import PerThread, jobs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ckstore.storage.index import View
     from ckstore.storage.location import Location
     from ckstore.storage.pack_file import PackFiles
+    from ckstore.storage.view import View
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")

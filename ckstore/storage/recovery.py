@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckstore import durable
 from ckstore.errors import CkstoreWarning, Format, Integrity
-from ckstore.storage.index import IndexDamaged
+from ckstore.storage.environment import IndexDamaged
 from ckstore.storage.journal import Cursor, Diverged, Journal, JournalFrame, first_frame
 from ckstore.storage.record import Record, Snapshot
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from ckstore.storage.index import Index, PackRows
+    from ckstore.storage.follower import PackRows
+    from ckstore.storage.index import Index
     from ckstore.storage.layout import Layout
 
 

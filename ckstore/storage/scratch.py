@@ -55,6 +55,7 @@ class Scratch:
         dead = []
         for folder in self._layout.tmp.iterdir():
             if not folder.is_dir():
+                durable.unlink(folder)  # nobody's: what a file system left of a folder that it lost
                 continue
             owner = FileLock(folder / _OWNER)
             try:

@@ -15,8 +15,10 @@ from ckstore.digest import Kind, derived
 from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed, StoreFull
 from ckstore.lock import FileLock
 from ckstore.pack.reader import read_sealed, scan
+from ckstore.storage.environment import IndexDamaged
 from ckstore.storage.filesystem import mount_of
-from ckstore.storage.index import Index, IndexDamaged, NewPack, View
+from ckstore.storage.follower import NewPack
+from ckstore.storage.index import Index
 from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Journal
 from ckstore.storage.layout import FOLDER, Layout, new_id, read_format, write_format
 from ckstore.storage.location import Location
@@ -25,6 +27,7 @@ from ckstore.storage.pack_file import PackFiles
 from ckstore.storage.record import HEAD, Ref, Snapshot, Symbolic
 from ckstore.storage.recovery import Recovery
 from ckstore.storage.scratch import Scratch
+from ckstore.storage.view import View
 from ckstore.storage.workers import PerThread, Workers
 
 if TYPE_CHECKING:
@@ -70,8 +73,8 @@ def create(folder: Path, branch: str, settings: str = "") -> Layout:
         durable.rename(part.root, layout.root)
     except SaveFailed:
         # Another process made it first: a folder cannot be renamed onto one that is not empty.
-        shutil.rmtree(part.root)
-        if not layout.format.exists():
+        shutil.rmtree(part.root, ignore_errors=True)
+        if not os.path.exists(layout.format):  # also where a disk that is gone cannot say
             raise
     durable.sync_folder(folder)
     return layout
@@ -308,7 +311,7 @@ class Store:
         self._abandoned = cursor.segment
         try:
             self._begin_segment(cursor)
-        except CkstoreError as error:
+        except (CkstoreError, OSError) as error:  # a disk that is gone cannot be read either
             warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
 
     def named_packs(self) -> set[str]:

@@ -21,7 +21,7 @@ from ckstore.digest import Kind, object_id
 from ckstore.errors import Conflict, InvalidInput
 from ckstore.storage.chain import suits
 from ckstore.storage.encoder import Buffers, Encoder
-from ckstore.storage.index import NewPack
+from ckstore.storage.follower import NewPack
 from ckstore.storage.packer import META, Packer
 from ckstore.storage.piece import New, Piece, batches
 from ckstore.storage.record import PackEntry, Record, RefMove
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from ckstore.codec.preset import Preset
     from ckstore.pack.format import Frame
     from ckstore.pack.writer import Sealed
-    from ckstore.storage.index import View
     from ckstore.storage.store import Store
+    from ckstore.storage.view import View
 
 
 class Written(NamedTuple):

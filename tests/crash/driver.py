@@ -23,10 +23,10 @@ from ckstore.porcelain.init import init
 from ckstore.repository import open_repository
 from ckstore.storage import store as storage
 from tests.crash.replaced import replaced
-from tests.crash.states import BRANCH, Label, save
+from tests.crash.states import BRANCH, Label, collect, save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ckstore.repository import Repository
 
@@ -50,17 +50,31 @@ class Child:
                 outcome = {"error": type(error).__name__, "what": str(error)}
         self.report(name=str(name), warned=[f"{w.category.__name__}: {w.message}" for w in said], **outcome)
 
+    def collect(self) -> None:
+        """One gc, and its report."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                collect(self._opened())
+                outcome: dict[str, object] = {"collected": True}
+            except CkstoreError as error:
+                outcome = {"error": type(error).__name__, "what": str(error)}
+        self.report(warned=[f"{w.category.__name__}: {w.message}" for w in said], **outcome)
+
     def report(self, **line: object) -> None:
         self._channel.sendall(json.dumps(line).encode() + b"\n")
 
-    def _save(self, name: Label) -> str:
+    def _opened(self) -> Repository:
         if self._repository is None:
             if self._makes_it:
                 init(self._folder, BRANCH)
             self._repository = open_repository(self._folder, self._folder.with_name("cache"), threads=1)
+        return self._repository
+
+    def _save(self, name: Label) -> str:
         while True:
             try:
-                return save(self._repository, name)
+                return save(self._opened(), name)
             except Conflict:
                 continue
 
@@ -71,7 +85,8 @@ def _seeds(arguments: argparse.Namespace) -> Iterator[int]:
     return count(arguments.first, arguments.stride)
 
 
-def main() -> None:
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a child is told to do; None: by its command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("socket", type=int)
@@ -81,17 +96,32 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=1, help="0: until killed")
     parser.add_argument("--init", action="store_true")
     parser.add_argument("--rotate", action="store_true", help="begin journal segments as often as the rule allows")
+    parser.add_argument("--collect-every", type=int, default=0, help="gc after so many saves")
+    parser.add_argument("--collect-first", action="store_true", help="gc before the first save")
     parser.add_argument("--file-limit", type=int, default=0, help="bytes a file may have")
-    arguments = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     channel = socket.socket(fileno=arguments.socket)
     channel.sendall(b"?")
     os.read(0, 1)  # a tracer may attach itself in between
+    work(arguments, channel)
+
+
+def work(arguments: argparse.Namespace, channel: socket.socket) -> None:
+    """The saves, each reported."""
     child = Child(arguments.folder, channel, makes_it=arguments.init)
     with replaced(storage, "ROTATE_SIZE", 0) if arguments.rotate else nullcontext():
-        for seed in _seeds(arguments):
+        for number, seed in enumerate(_seeds(arguments), 1):
+            if arguments.collect_first and number == 1:
+                child.collect()
             child.attempt(Label(arguments.shape, seed))
+            if arguments.collect_every and number % arguments.collect_every == 0:
+                child.collect()
 
 
 if __name__ == "__main__":

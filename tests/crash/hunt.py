@@ -53,6 +53,7 @@ def drawn(machine: Machine, number: int, seed: int) -> CrashState:
 def judged(machine: Machine, state: CrashState, disk: Path, leaks: frozenset[str] = frozenset()) -> list[str]:
     """What is wrong with a crash state, which is written to `disk` and removed again."""
     materialise(machine.log, state, disk, INDEX)
-    violations = judge(disk / REPOSITORY, state.acknowledged, Verdict(leaks=leaks | state.leaks))
+    verdict = Verdict(leaks=leaks | state.leaks, collected=machine.collected)
+    violations = judge(disk / REPOSITORY, state.acknowledged, verdict)
     shutil.rmtree(disk)
     return violations

@@ -11,7 +11,7 @@ from ckstore.porcelain.init import init
 from ckstore.repository import open_repository
 from tests.crash.operations import Acknowledged, Ended, Log
 from tests.crash.recorder import Killed, RecordingOs, recording
-from tests.crash.states import BRANCH, Label, save
+from tests.crash.states import BRANCH, Label, collect, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,20 +31,28 @@ class Process:
         self._stack = ExitStack()
         self._repository: Repository | None = None
 
-    def save(self, seed: int) -> str:
+    def save(self, seed: int, shape: str = "small") -> str:
         """Save, acknowledge; the commit's id. After a `Conflict`, again."""
+        name = Label(shape, seed)
+        try:
+            id = save(self._opened(), name)
+        except Conflict:
+            return self.save(seed, shape)
+        self._machine.acknowledge(id, name)
+        return id
+
+    def collect(self) -> None:
+        """gc."""
+        self._machine.collected = True
+        collect(self._opened())
+
+    def _opened(self) -> Repository:
         if self._repository is None:
             folder = self._machine.folder
             init(folder, BRANCH)
             opened = open_repository(folder, folder.with_name("cache"), threads=1)
             self._repository = self._stack.enter_context(opened)
-        name = Label("small", seed)
-        try:
-            id = save(self._repository, name)
-        except Conflict:
-            return self.save(seed)
-        self._machine.acknowledge(id, name)
-        return id
+        return self._repository
 
     def try_save(self, seed: int) -> bool:
         """`save`; False where it failed with one of the errors that a save may fail with."""
@@ -63,6 +71,7 @@ class Machine:
 
     def __init__(self, root: Path, seed: int, adopted: dict[str, Label] | None = None) -> None:
         self.log = Log()
+        self.collected = False
         self.folder = root / REPOSITORY
         self._os = RecordingOs(root, self.log)
         self._index_file = root / INDEX / "data.mdb"

@@ -8,27 +8,41 @@ from __future__ import annotations
 import errno
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckstore import durable
+from ckstore.checkpoint.since import Since
 from ckstore.durable import DurableFile
 from ckstore.objects.encoding import decode_commit
 from ckstore.storage import journal, transaction
+from ckstore.storage.collector import Collector
+from ckstore.storage.inventory import Inventory
 from ckstore.storage.journal import Cursor, Journal, JournalFrame
+from ckstore.storage.record import Record
 from ckstore.storage.recovery import Recovery
 from ckstore.storage.scratch import Scratch
 from ckstore.storage.store import Store
+from ckstore.storage.transaction import Transaction
 from tests.crash.recorder import failing
 from tests.crash.replaced import replaced
-from tests.crash.scenarios import failed, killed_at_the_commit_point, plain, rotated, two_writers
+from tests.crash.scenarios import (
+    collected,
+    failed,
+    gc_beside_a_save,
+    killed_at_the_commit_point,
+    plain,
+    rotated,
+    save_beside_a_gc,
+    two_writers,
+)
 from tests.crash.states import label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from ckstore.storage.index import NewPack
-    from ckstore.storage.record import PackEntry, Record
+    from ckstore.storage.follower import NewPack
+    from ckstore.storage.record import PackEntry
     from tests.crash.machine import Machine
     from tests.crash.scenarios import Scenario
 
@@ -149,11 +163,41 @@ def _unsettled(_: Machine) -> AbstractContextManager[None]:
     return replaced(Recovery, "_settled", lambda _self, frames: frames)
 
 
+def _no_bases(_: Machine) -> AbstractContextManager[None]:
+    return replaced(Inventory, "with_bases", lambda _self, chosen, _cut=None: chosen)
+
+
 def _folder_made_without_sync(_: Machine) -> AbstractContextManager[None]:
     def make(path: Path) -> None:
         vars(durable)["os"].makedirs(path, exist_ok=True)
 
     return replaced(durable, "make_folder", make)
+
+
+@contextmanager
+def _files_before_record(_: Machine) -> Iterator[None]:
+    """W6 the wrong way round: condemned packs are unlinked, then the record says so."""
+    replace = Collector.replace
+
+    def unlink_first(self: Collector, record: Record, condemned: Sequence[PackEntry], *others: Any) -> int | None:
+        for entry in condemned:
+            durable.unlink(self._store.layout.pack(entry.name))
+        return replace(self, record, condemned, *others)
+
+    with replaced(Collector, "replace", unlink_first):
+        yield
+
+
+@contextmanager
+def _holes_not_recorded(_: Machine) -> Iterator[None]:
+    """What gc drops is not noted as absent."""
+    replace = Collector.replace
+
+    def without(self: Collector, record: Record, *others: Any) -> int | None:
+        return replace(self, Record(record.time_ns, record.reason), *others)
+
+    with replaced(Collector, "replace", without):
+        yield
 
 
 class Mutant(NamedTuple):
@@ -179,5 +223,12 @@ MUTANTS = {
     "W5: the index before the journal": Mutant(_index_before_journal, plain),
     "recovery does not sync what it follows": Mutant(_unsettled, killed_at_the_commit_point),
     "recovery leaves what dead saves left": Mutant(_without(Scratch, "_sweep"), plain),
+    "W3: what a save relies on is not looked at": Mutant(_without(Transaction, "_vanished", []), gc_beside_a_save),
+    "W6: gc does not look at what was saved meanwhile": Mutant(_without(Since, "__call__"), save_beside_a_gc),
+    "W6: what was removed is forgotten before that is durable": Mutant(_unsynced_folders("packs"), collected),
+    "W6: files go before the record": Mutant(_files_before_record, collected),
+    "W6: gc forgets what deltas hang on": Mutant(_no_bases, collected),
+    "W6: what gc drops is not noted": Mutant(_holes_not_recorded, collected),
+    "W2: packs that replace others are not synced": Mutant(_unsynced_files(".part"), collected),
     "the repository's folder is not synced": Mutant(_folder_made_without_sync, plain),
 }

@@ -151,3 +151,75 @@ def two_writers(machine: Machine) -> bool:
         with machine.process(meanwhile) as other:
             other.save(2)
     return bool(met)
+
+
+def collected(machine: Machine) -> bool:
+    """Saves, each kept against older ones; gc; a save; gc again by another process."""
+    with machine.process() as process:
+        for number in range(5):
+            process.save(number, "chain")
+        process.collect()
+        process.save(5, "chain")
+    with machine.process() as process:
+        process.save(6, "chain")
+        process.collect()
+    return True
+
+
+def killed_in_gc(call: int) -> Scenario:
+    """A process is killed at its nth call while it collects; others save and collect from there."""
+
+    def scenario(machine: Machine) -> bool:
+        fault = dying(call)
+        with machine.process() as process:
+            for number in range(4):
+                process.save(number, "chain")
+        with machine.process(fault) as process:
+            process.collect()
+        with machine.process() as process:
+            process.save(4, "chain")
+            process.collect()
+        return fault.hit
+
+    return scenario
+
+
+def _old_and_new(machine: Machine) -> None:
+    """Four commits; what seed 1 would save is in the oldest."""
+    with machine.process() as process:
+        for number in (0, 10, 20, 30):
+            process.save(number)
+
+
+def gc_beside_a_save(machine: Machine) -> bool:
+    """gc takes away what a save relies on which is about to be published."""
+    _old_and_new(machine)
+    met: list[str] = []
+    with machine.process() as process:
+
+        def meanwhile(call: str, path: str) -> None:
+            if not met and call == "open" and path.endswith(".part"):
+                met.append(path)
+                process.collect()
+
+        with machine.process(meanwhile) as other:
+            other.save(1)
+    return bool(met)
+
+
+def save_beside_a_gc(machine: Machine) -> bool:
+    """A save relies on what gc has planned to take away and is about to."""
+    _old_and_new(machine)
+    met: list[str] = []
+    with machine.process() as process:
+
+        def meanwhile(call: str, path: str) -> None:
+            if not met and call == "reopen" and path.endswith("/lock"):
+                met.append(path)
+                process.save(1)
+
+        with machine.process() as opened:
+            opened.save(40)
+        with machine.process(meanwhile) as other:
+            other.collect()
+    return bool(met)

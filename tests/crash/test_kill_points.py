@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.crash import traced
-from tests.crash.oracle import judge
+from tests.crash.oracle import Verdict, judge
 from tests.crash.traced import DISK_CALLS, OPEN, REPORT, Outcome, Point
 
 if TYPE_CHECKING:
@@ -33,9 +33,12 @@ class Before(NamedTuple):
     killed_at: str | None
     """The last call of this kind is where a second child is killed that saves once more: its remains lie there."""
     child: Sequence[object]
+    collected: bool = False
 
 
 PREPARED = ["--init", "--saves", 2, "--shape", "large"]
+
+CHAIN = ["--init", "--saves", 6, "--shape", "chain"]
 
 CASES = {
     "a save": Before(PREPARED, None, ["--first", 2, "--shape", "large"]),
@@ -43,6 +46,7 @@ CASES = {
     "init and the first save": Before([], None, ["--init", "--shape", "large"]),
     "a new journal segment": Before(["--init", "--saves", 5], None, ["--first", 5, "--saves", 2, "--rotate"]),
     "recovery from a kill before W4": Before(PREPARED, "rename", ["--first", 3, "--shape", "large"]),
+    "gc and a save": Before(CHAIN, None, ["--collect-first", "--first", 6, "--shape", "chain"], collected=True),
     "recovery from a kill before W5": Before(PREPARED, "fdatasync", ["--first", 3, "--shape", "large"]),
 }
 
@@ -62,7 +66,8 @@ def test_every_call(case: str, tmp_path: Path, count: Callable[[str, int], None]
     with ThreadPoolExecutor(2) as pool:
         for point, outcome in zip(found, pool.map(killed, found), strict=True):
             folder = tmp_path / str(point)
-            violations = judge(folder / "repo", {**acknowledged, **outcome.acknowledged})
+            verdict = Verdict(collected=before.collected)
+            violations = judge(folder / "repo", {**acknowledged, **outcome.acknowledged}, verdict)
             if not outcome.was_killed:
                 violations.append(f"not killed but {outcome}")
             wrong += [f"{case}, killed at {point}: {violation}" for violation in violations]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.hunt import hunt
+from ckstore.errors import CkstoreError
+from tests.crash.hunt import Catch, hunt
 from tests.crash.machine import Machine
 from tests.crash.mutants import MUTANTS
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from tests.crash.hunt import Catch
     from tests.crash.scenarios import Scenario
 
 SEED = 4_711
@@ -41,5 +41,8 @@ def _run(
     folder.mkdir()
     machine = Machine(folder / "disk", SEED)
     with mutate(machine):
-        assert scenario(machine), "the run did not meet its fault"
+        try:
+            assert scenario(machine), "the run did not meet its fault"
+        except CkstoreError as error:
+            return Catch(-1, "the run", [str(error)])
         return hunt(machine, states, SEED, folder)

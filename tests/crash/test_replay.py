@@ -15,10 +15,21 @@ import pytest
 
 from tests.crash.hunt import drawn, hunt, judged
 from tests.crash.machine import INDEX, Machine
-from tests.crash.oracle import judge
+from tests.crash.oracle import Verdict, judge
 from tests.crash.recorder import CALLS, FOREVER, failing
 from tests.crash.replayer import materialise
-from tests.crash.scenarios import failed, failed_while_another_saves, killed, killed_in_init, plain, rotated
+from tests.crash.scenarios import (
+    collected,
+    failed,
+    failed_while_another_saves,
+    gc_beside_a_save,
+    killed,
+    killed_in_gc,
+    killed_in_init,
+    plain,
+    rotated,
+    save_beside_a_gc,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,23 +50,23 @@ def caught(scenario: Scenario, name: str, states: int, memory: Path) -> str | No
     found = hunt(machine, states, SEED, folder)
     if found is not None:
         return f"{name}, seed {SEED}, {found}"
-    wrong = judge(machine.folder, machine.acknowledged)
+    wrong = judge(machine.folder, machine.acknowledged, Verdict(collected=machine.collected))
     return f"{name}, seed {SEED}, power never cut: {wrong}" if wrong else None
 
 
-@pytest.mark.parametrize(("scenario", "states"), [(plain, 1500), (rotated, 800)])
+@pytest.mark.parametrize(("scenario", "states"), [(plain, 1500), (rotated, 800), (collected, 300)])
 def test_saves(scenario: Scenario, states: int, memory: Path, count: Callable[[str, int], None], scale: int) -> None:
     found = caught(scenario, scenario.__name__, states * scale, memory)
     count("crash states replayed", states * scale)
     assert found is None, found
 
 
-@pytest.mark.parametrize("scenario", [killed, killed_in_init])
+@pytest.mark.parametrize(("scenario", "states"), [(killed, 12), (killed_in_init, 12), (killed_in_gc, 5)])
 def test_power_cut_after_a_kill(
-    scenario: Callable[[int], Scenario], memory: Path, count: Callable[[str, int], None], scale: int
+    scenario: Callable[[int], Scenario], states: int, memory: Path, count: Callable[[str, int], None], scale: int
 ) -> None:
     """A process is killed at each of its calls; the power goes later, when others have gone on from there."""
-    states = 12 * scale
+    states *= scale
     for call in numbers(1):
         try:
             found = caught(scenario(call), f"{scenario.__name__}({call})", states, memory)
@@ -64,6 +75,14 @@ def test_power_cut_after_a_kill(
         count("crash states replayed", states)
         assert found is None, found
     assert call > 30
+
+
+@pytest.mark.parametrize("scenario", [gc_beside_a_save, save_beside_a_gc])
+def test_gc_beside_a_save(scenario: Scenario, memory: Path, count: Callable[[str, int], None], scale: int) -> None:
+    states = 60 * scale
+    found = caught(scenario, scenario.__name__, states, memory)
+    count("crash states replayed", states)
+    assert found is None, found
 
 
 @pytest.mark.parametrize("call", CALLS)

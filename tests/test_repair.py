@@ -489,6 +489,53 @@ def test_a_journal_made_anew(tmp_path: Path, damaged_table: bool) -> None:
         assert repo.verify(read_data=True).ok
 
 
+def test_a_journal_that_the_index_holds(repo: ckstore.Repo) -> None:
+    """Damage to what lies before its end is not seen when it is opened; it is mended byte for byte."""
+    wanted = filled(repo, 3)
+    segment = max((repo.path / ".ckstore/journal").glob("*.journal"))
+    before = segment.read_bytes()
+    for offset in (60, len(before) // 2):
+        flip(segment, offset)
+        assert {finding.kind for finding in repo.verify().findings} == {"journal"}
+        assert repo.repair(dry_run=True).journal_mended
+        assert repo.repair().journal_mended
+        assert segment.read_bytes() == before
+    assert len(list((repo.path / ".ckstore/quarantine").iterdir())) == 2
+    assert len(repo.reflog().entries) == 3
+    check_mended(repo, wanted, repo.repair())
+
+
+def test_a_journal_made_anew_keeps_the_names_that_the_index_knows(tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    with ckstore.open(folder) as repo:
+        wanted = filled(repo, 3)
+        repo.tag("v1")
+        repo.commit(states(5)[4], branch="gone")
+        repo.delete_branch("gone", force=True)
+        gc(repo._repository, GcOptions(NOW, {"": "last=2 no-tags"}, grace_ns=0, trust_clock=True))
+        absent = repo._repository.absent()
+        shutil.copytree(folder / ".ckstore/index", tmp_path / "index")
+        late = repo.commit(states(4)[3]).id
+    shutil.rmtree(folder / ".ckstore/index")
+    shutil.copytree(tmp_path / "index", folder / ".ckstore/index")  # one that is behind
+    segment = max((folder / ".ckstore/journal").glob("*.journal"))
+    segment.write_bytes(b"\xff" * segment.stat().st_size)
+    with pytest.raises(ckstore.CkstoreError, match="rebuild-journal"):
+        ckstore.open(folder)
+    ran = CliRunner().invoke(app, ["-C", str(folder), "repair", "--rebuild-journal"])
+    assert ran.exit_code == 0, ran.output
+    assert "names are those of the index" in ran.stdout
+    with ckstore.open(folder) as repo:
+        assert repo.tags == {"v1": list(wanted)[2]}
+        assert repo.branches == {"main": list(wanted)[2], f"recovered/{late[:12]}": late}
+        assert repo._repository.absent() == absent
+        assert repo.repair().ok
+        assert repo.verify(read_data=True).ok
+        assert_same_components(states(4)[3], repo[late].load())
+        with pytest.raises(InvalidInput, match="nothing to undo"):
+            repo.undo()
+
+
 def test_a_subset_comes_round_to_all(repo: ckstore.Repo) -> None:
     filled(repo, 6)
     names = {bytes.fromhex(path.stem) for path in packs(repo)}

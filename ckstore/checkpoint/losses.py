@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.absent import LOST
 from ckstore.digest import NO_ID, Kind
-from ckstore.errors import Integrity
+from ckstore.errors import Format, Integrity
 from ckstore.graph.reachability import objects_of_tree, runs_of_tree
 from ckstore.objects.encoding import decode_commit, encode
 from ckstore.objects.tree import split_ids
@@ -138,7 +138,10 @@ class Meanwhile:
                         raise _outdated(f"{move.name} was put on what is lost") from error
 
     def _check_pack(self, entry: PackEntry) -> None:
-        frames = [row.frame for row in read_sealed(self._repository.store.packs.get(entry.name)).rows]
+        try:
+            frames = [row.frame for row in read_sealed(self._repository.store.packs.get(entry.name)).rows]
+        except (OSError, Format) as error:
+            raise _outdated(f"pack {entry.name.hex()}, written meanwhile, cannot be read: {error}") from error
         for frame in sorted(frames, key=lambda frame: frame.version):
             if frame.base != NO_ID and self._versions.get(frame.base, frame.version) >= frame.version:
                 raise _outdated("a commit made meanwhile is kept against what is lost")

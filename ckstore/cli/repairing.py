@@ -35,7 +35,7 @@ def repair(
     Reads everything. Damaged files move to .ckstore/quarantine. What is lost is marked in the log; committing the same
     data again stores it anew. Exit code 4 if something is lost.
 
-    --rebuild-journal is for a repository that cannot be opened: branches get new names, recovered/ID.
+    --rebuild-journal is for a repository that cannot be opened. Commits that nothing names get branches, recovered/ID.
 
     Example: ckstore repair --dry-run
     """
@@ -63,6 +63,8 @@ def _lines(result: RepairResult, *, dry_run: bool) -> Iterator[str]:
         yield f"pack {pack.name[:SHORT]}: {printable(what)}; {pack.salvaged} objects kept, {pack.unusable} frames not"
     for path in result.quarantined:
         yield f"{'would move' if dry_run else 'moved'} to quarantine: {path}"
+    if result.journal_mended:
+        yield f"The journal {'would be' if dry_run else 'has been'} mended from the index."
     if result.restored_commits:
         yield f"{count(len(result.restored_commits), 'commit')} written anew from the index."
     if result.found:
@@ -79,7 +81,8 @@ def _lines(result: RepairResult, *, dry_run: bool) -> Iterator[str]:
     if result.reserve_released:
         yield "The disk was full: the reserve has been used."
     if result.ok:
-        yield "Nothing is lost." if result.packs or result.quarantined else "Nothing is damaged."
+        something = result.packs or result.quarantined or result.journal_mended
+        yield "Nothing is lost." if something else "Nothing is damaged."
 
 
 def _components(lost: Sequence[LostComponent]) -> Iterator[str]:
@@ -94,7 +97,8 @@ def _named(name: str) -> str:
 
 
 def _anew(result: JournalAnew) -> Iterator[str]:
-    yield f"A new journal names {count(result.commits, 'commit')}."
+    names = "names are those of the index" if result.names_kept else "branches, tags and what gc dropped are forgotten"
+    yield f"A new journal names {count(result.commits, 'commit')}; {names}."
     for name, id in result.branches.items():
         yield f"  {id[:SHORT]}  {printable(name)}"
     for name in result.segments:

@@ -69,7 +69,8 @@ class RepairResult:
 
     `lost` and `lost_commits` is all that is lost and was not noted before, `lost_objects` how many objects that is.
     `restored_commits` were written anew from the index, `found` are components noted as lost before that are all here
-    again. `quarantined` are files now in `quarantine/`: damaged packs, and packs that no record names. `record` is the
+    again. `quarantined` are files now in `quarantine/`: damaged packs, and packs that no record names. `journal_mended`
+    says that the journal was damaged and has been written anew from the index. `record` is the
     number of the record that says so, None where there was nothing to say or in a dry run.
     """
 
@@ -83,6 +84,7 @@ class RepairResult:
     found: tuple[LostComponent, ...]
     quarantined: tuple[str, ...]
     read_bytes: int
+    journal_mended: bool = False
     reserve_released: bool = False
     record: int | None = None
 
@@ -97,6 +99,7 @@ class _Done:
     """What a repair has done so far: it may take several tries."""
 
     record: int | None = None
+    journal_mended: bool = False
     reserve_released: bool = False
     quarantined: list[str] = field(default_factory=list)
 
@@ -142,6 +145,7 @@ class _Plan:
             found=tuple(LostComponent(one.commit.hex(), one.component) for one in lost.filled),
             quarantined=tuple(done.quarantined),
             read_bytes=sum(entry.size_bytes for entry in examined.packs),
+            journal_mended=done.journal_mended,
             reserve_released=done.reserve_released,
             record=done.record,
         )
@@ -159,13 +163,14 @@ def repair(repository: Repository, options: RepairOptions, progress: Progress = 
     examiner = Examiner(store)
     if options.dry_run:
         plan = _Plan(repository, examiner, progress)
-        done = _Done(quarantined=[store.layout.pack(name).name for name in plan.rotten])
-        if store.may_write:
+        mendable = store.mend_journal(dry_run=True)
+        done = _Done(journal_mended=mendable, quarantined=[store.layout.pack(name).name for name in plan.rotten])
+        if store.may_write and not mendable:
             with store.locked():
                 done.quarantined += stray_packs(store)
         return plan.result(done)
     with collecting(store) as collector:
-        done = _Done()
+        done = _Done(journal_mended=store.mend_journal())
         for _ in range(_TRIES):
             plan = _Plan(repository, examiner, progress)
             try:

@@ -197,6 +197,17 @@ class Store:
         except IndexDamaged:
             self.rebuild_index()
 
+    def mend_journal(self, *, dry_run: bool = False) -> bool:
+        """Write the newest segment anew from the index where it cannot be read; whether it had to (or would have to).
+
+        Raises `Integrity` where the index cannot help.
+        """
+        if dry_run:
+            return self._recovery.is_mendable()
+        with self.locked():
+            self.catch_up()
+            return self._recovery.restore_segment()
+
     def catch_up(self) -> None:
         """`refresh` for who holds the lock."""
         self._recovery.catch_up()

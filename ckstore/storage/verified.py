@@ -25,6 +25,11 @@ def read_verified(layout: Layout) -> dict[bytes, int]:
     return {name: when for name, when in _read(layout).items() if when > 0}
 
 
+def read_damaged(layout: Layout) -> set[bytes]:
+    """The packs that were found damaged when they were last read."""
+    return {name for name, when in _read(layout).items() if when < 0}
+
+
 def read_looked_at(layout: Layout) -> dict[bytes, int]:
     """As `read_verified`, with packs that were found damaged too."""
     return {name: abs(when) for name, when in _read(layout).items()}

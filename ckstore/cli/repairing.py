@@ -75,9 +75,9 @@ def _lines(result: RepairResult, *, dry_run: bool) -> Iterator[str]:
         yield from _components(result.lost)
         yield "Committing the same data again stores it anew."
     for commit in result.lost_commits:
-        yield f"Lost: commit {commit.commit[:SHORT]}, which {', '.join(map(_named, commit.named_by[:5]))} lead to."
+        yield f"Lost: commit {commit.commit[:SHORT]}, named by {', '.join(map(_named, commit.named_by[:5]))}."
     if result.lost_commits:
-        yield "Move branches and tags that name a lost commit to another, or delete them; gc needs whole histories."
+        yield "Delete branches and tags that lead to a lost commit, or begin new ones at others; gc needs whole histories."
     if result.reserve_released:
         yield "The disk was full: the reserve has been used."
     if result.ok:

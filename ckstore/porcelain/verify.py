@@ -58,7 +58,7 @@ class VerifyResult:
 
 @dataclass
 class _Found:
-    """Kind and text of what is wrong, each with the commits it affects, and what is to blame: packs, and objects."""
+    """Kind and text of what is wrong, each with the commits it affects; and what is to blame: packs, and objects."""
 
     commits: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     packs: set[bytes] = field(default_factory=set)
@@ -73,7 +73,7 @@ class _Found:
             self.objects[id] = (kind, what)
 
     def findings(self) -> tuple[Finding, ...]:
-        """As the caller gets them: of several for one object only the last."""
+        """As the caller gets them."""
         return tuple(Finding(kind, what, tuple(ids)) for (kind, what), ids in self.commits.items())
 
 
@@ -250,11 +250,16 @@ def _read(repository: Repository, packs: Sequence[_Pack], found: _Found, progres
         except (OSError, CkstoreError) as error:
             with lock:
                 if place.frame.id not in found.objects and _is_named(repository, entries[place.pack]):
-                    found.add("object", str(error), place.pack, [place.frame.id] if is_row else ())
+                    found.add("object", _what(error), place.pack, [place.frame.id] if is_row else ())
         progress.advance(place.frame.stored_length)
 
     repository.store.workers.map(check, sorted(places, key=lambda job: (job[0].pack, job[0].offset)))
     return total
+
+
+def _what(error: OSError | CkstoreError) -> str:
+    """What happened, without the way out: that is the same for all findings."""
+    return error.what if isinstance(error, CkstoreError) else str(error)
 
 
 def _graph(repository: Repository, commits: Commits, known: set[bytes], found: _Found) -> int:
@@ -270,7 +275,7 @@ def _graph(repository: Repository, commits: Commits, known: set[bytes], found: _
         try:
             commit = commits.read_commit(id)
         except CkstoreError as error:
-            found.commits.setdefault(("commit", f"commit {id.hex()}: {error}"), []).append(id.hex())
+            found.commits.setdefault(("commit", f"commit {id.hex()}: {_what(error)}"), []).append(id.hex())
             continue
         pending += commit.parents
         bad = _blamed([id], known, found)
@@ -292,7 +297,7 @@ def _bad_of_tree(repository: Repository, tree: bytes, known: set[bytes], found: 
         for _, id in objects_of_tree(repository.store.objects, tree):
             ids.add(id)
     except CkstoreError as error:
-        return _blamed(ids, known, found) or {("object", str(error))}
+        return _blamed(ids, known, found) or {("object", _what(error))}
     return _blamed(ids, known, found)
 
 

@@ -77,7 +77,7 @@ def _lines(result: RepairResult, *, dry_run: bool) -> Iterator[str]:
     for commit in result.lost_commits:
         yield f"Lost: commit {commit.commit[:SHORT]}, named by {', '.join(map(_named, commit.named_by[:5]))}."
     if result.lost_commits:
-        yield "Delete branches and tags that lead to a lost commit, or begin new ones at others; gc needs whole histories."
+        yield "Delete branches and tags that lead to lost commits: gc needs whole histories."
     if result.reserve_released:
         yield "The disk was full: the reserve has been used."
     if result.ok:

@@ -178,13 +178,21 @@ def open_repository(
     """
     if threads is not None and threads < 1:
         raise InvalidInput(f"{threads} threads cannot do any work", hint="pass threads=1 or more")
+    layout = find_layout(folder, search=search)
+    store = Store(layout, cache, index_in_cache=index_in_cache, threads=threads)
+    own = (read_layer(layout.config, Scope.REPOSITORY), read_project(layout.root.parent))
+    return Repository(store, merge([*layers, *(layer for layer in own if layer is not None)]))
+
+
+def find_layout(folder: Path, *, search: bool = False) -> Layout:
+    """Where the repository in `folder`, or with `search` in the nearest folder above it, lies; nothing is opened.
+
+    Raises `NoRepository`.
+    """
     start = Path(folder).absolute()
     for place in (start, *(start.parents if search else ())):
         if (place / FOLDER).is_dir():
-            layout = Layout(place / FOLDER)
-            store = Store(layout, cache, index_in_cache=index_in_cache, threads=threads)
-            own = (read_layer(layout.config, Scope.REPOSITORY), read_project(place))
-            return Repository(store, merge([*layers, *(layer for layer in own if layer is not None)]))
+            return Layout(place / FOLDER)
     above = " or above" if search else ""
     raise NoRepository(
         f"no ckstore repository in {start}{above}", hint="`ckstore init` makes one here; -C names another folder"

@@ -1,4 +1,4 @@
-"""The part of an open repository that keeps it small and sound: retention and pins."""
+"""The part of an open repository that keeps it small and sound: retention, pins, verify and repair."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from ckstore.api.environment import now
 from ckstore.porcelain.pin import PinOptions, pin, unpin
+from ckstore.porcelain.repair import RepairOptions, repair
+from ckstore.porcelain.verify import verify
+from ckstore.progress import SILENT
 from ckstore.storage.record import PINS
 
 if TYPE_CHECKING:
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from ckstore.checkpoint.store import CommitResult
     from ckstore.graph.policy import Policy
     from ckstore.porcelain.gc import GcOptions, GcPlan, GcResult
+    from ckstore.porcelain.repair import RepairResult
+    from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
     from ckstore.repository import Repository
 
@@ -35,6 +40,25 @@ class Keeping:
     def unpin(self, revision: str) -> RefsMoved:
         """Leave a commit to the retention policies again. Raises `NoRevision` for one that is not pinned."""
         return unpin(self._repository, PinOptions(revision, now()[0]))
+
+    def verify(
+        self, *, read_data: bool = False, subset: str | None = None, progress: Progress | None = None
+    ) -> VerifyResult:
+        """Check that everything the refs reach is there; with `read_data`, that every byte is right.
+
+        With `subset="10%"` only so much is read, of what was read longest ago.
+        """
+        told = SILENT if progress is None else progress
+        return verify(self._repository, told, read_data=read_data, subset=subset, now_ns=now()[0])
+
+    def repair(self, *, dry_run: bool = False, progress: Progress | None = None) -> RepairResult:
+        """Keep what is sound of damaged packs, note what is lost, and make the index anew; nothing that is sound goes.
+
+        Reads everything. What is lost raises `Absent` from then on; committing the same data again stores it anew.
+        With `dry_run` it only says what is wrong. Raises `Locked` where a gc is under way.
+        """
+        told = SILENT if progress is None else progress
+        return repair(self._repository, RepairOptions(now()[0], dry_run), told)
 
     def _after_commit(self, made: CommitResult) -> None:
         """Run gc, where the branch's policy says so."""

@@ -31,7 +31,6 @@ from ckstore.porcelain.switch import SwitchOptions, switch
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag
 from ckstore.porcelain.undo import UndoOptions, undo
 from ckstore.porcelain.validate import VALIDATOR, ValidateOptions, validate
-from ckstore.porcelain.verify import verify
 from ckstore.repository import open_repository
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from ckstore.porcelain.switch import SwitchResult
     from ckstore.porcelain.undo import UndoResult
     from ckstore.porcelain.validate import ValidateResult
-    from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
     from ckstore.repository import Repository
 
@@ -306,10 +304,6 @@ class Repo(Keeping):
         moved on since: undo that first. With `dry_run` it only says what would move.
         """
         return undo(self._repository, UndoOptions(now()[0], seq, dry_run))
-
-    def verify(self, *, read_data: bool = False, progress: Progress | None = None) -> VerifyResult:
-        """Check that everything the refs reach is there; with `read_data`, that every byte is right."""
-        return verify(self._repository, read_data=read_data, now_ns=now()[0], **progress_option(progress))
 
     def validate(
         self,

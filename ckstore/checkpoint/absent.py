@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ckstore.objects.commit import Commit
     from ckstore.repository import Repository
 
+LOST = "lost: damaged"
+"""The reason of holes that repair makes."""
+
 
 def absent(repository: Repository, commit: Commit) -> Mapping[str, str]:
     """The components of a commit that are not here, and why."""
@@ -31,7 +34,8 @@ def check_present(repository: Repository, commit: Commit, component: str) -> Non
 def absence(component: str, reason: str) -> Absent:
     """The error for a component that is not here."""
     what = "the commit's files are" if component.startswith("@") else f"the component {component!r} of the commit is"
-    return Absent(
-        f"{what} not here any more: {reason}",
-        hint="`ckstore log` marks such commits; `ckstore undo` brings back what gc took while its grace lasts",
-    )
+    if reason == LOST:
+        hint = "committing the same data again stores it anew; then `ckstore repair` finds it for this commit too"
+    else:
+        hint = "`ckstore log` marks such commits; `ckstore undo` brings back what gc took while its grace lasts"
+    return Absent(f"{what} not here any more: {reason}", hint=hint)

@@ -118,7 +118,7 @@ def store(
         trees = ingest(drafts, transaction, repository.store.workers, progress, earlier)
         check()
         if not options.allow_empty:
-            _check_changed(commits, plan, trees)
+            _check_changed(repository, commits, plan, trees)
         commit = Commit(
             components=tuple(Component(name, tree) for name, tree in trees.items()),
             parents=plan.parents,
@@ -182,13 +182,14 @@ def _check_room(repository: Repository, drafts: Mapping[str, Draft], earlier: Ma
         warnings.warn(text, CkstoreWarning, stacklevel=2)
 
 
-def _check_changed(commits: Commits, plan: _Plan, trees: Mapping[str, bytes]) -> None:
-    """Raise `InvalidInput` where the branch is there and its tip holds the same, and the same is said of it."""
+def _check_changed(repository: Repository, commits: Commits, plan: _Plan, trees: Mapping[str, bytes]) -> None:
+    """Raise `InvalidInput` where the branch's tip holds the same, all of it, and the same is said of it."""
     if plan.tip is None or len(plan.parents) != 1:
         return
     parent = commits.read_commit(plan.parents[0])
     said = (plan.step, plan.epoch, plan.metrics)
-    same = said in ((parent.step, parent.epoch, parent.metrics), (None, None, ()))
+    whole = not repository.absent().get(plan.parents[0])
+    same = whole and said in ((parent.step, parent.epoch, parent.metrics), (None, None, ()))
     if same and {entry.name: entry.tree for entry in parent.components} == dict(trees):
         raise InvalidInput(
             f"nothing has changed since {plan.parents[0].hex()[:12]}", hint="--allow-empty commits it all the same"

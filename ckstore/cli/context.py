@@ -23,6 +23,7 @@ from ckstore.progress import SILENT
 if TYPE_CHECKING:
     from ckstore.progress import Progress
     from ckstore.repository import Repository
+    from ckstore.storage.layout import Layout
 
 MIN_WIDTH = 40
 """Narrower terminals get lines that they wrap."""
@@ -55,6 +56,12 @@ class Settings:
         in_cache = os.environ.get("CKSTORE_INDEX") == "cache"
         layers = settings_layers()
         return open_repository(self.folder, default_cache(), search=True, index_in_cache=in_cache, layers=layers)
+
+    def layout(self) -> Layout:
+        """Where the repository in or above the folder lies, without opening it. Raises `NoRepository`."""
+        from ckstore.repository import find_layout
+
+        return find_layout(self.folder, search=True)
 
     def config(self) -> Config:
         """The settings that count here, with a repository or without."""
@@ -118,12 +125,17 @@ def emit(told: Settings, result: object, text: str) -> None:
     With `--verbose` how long it took goes to the error stream.
     """
     if told.json:
-        document = {"schema": SCHEMA, "command": told.command, "result": jsonable(result)}
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=True))
+        typer.echo(document(told, result))
     elif text and not told.quiet:
         typer.echo(text, color=told.styled)
     if told.verbose:
         typer.echo(f"{told.command}: {time.perf_counter() - told.began_s:.2f} s", err=True)
+
+
+def document(told: Settings, result: object) -> str:
+    """A result as JSON of the versioned schema."""
+    said = {"schema": SCHEMA, "command": told.command, "result": jsonable(result)}
+    return json.dumps(said, indent=2, ensure_ascii=True)
 
 
 def jsonable(value: Any) -> Any:

@@ -12,7 +12,7 @@ from ckstore.objects.tree import Tensor, run_of, split_ids
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckstore.objects.reader import ObjectReader
+    from ckstore.objects.reader import MetaReader
     from ckstore.objects.tree import Entry
 
 
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     dtype: str = "uint8"
 
 
-def runs_of_tree(reader: ObjectReader, id: bytes) -> Iterator[Run]:
+def runs_of_tree(reader: MetaReader, id: bytes) -> Iterator[Run]:
     """A tree, its pages and the chunks they name, each as often as it is named.
 
     Raises `Integrity` or `Format` where the tree or a page cannot be read.
@@ -39,7 +39,7 @@ def runs_of_tree(reader: ObjectReader, id: bytes) -> Iterator[Run]:
         yield from _runs(decode_page(reader.read(Kind.TREE, ref.id)).entries)
 
 
-def objects_of_tree(reader: ObjectReader, id: bytes) -> Iterator[tuple[Kind, bytes]]:
+def objects_of_tree(reader: MetaReader, id: bytes) -> Iterator[tuple[Kind, bytes]]:
     """`runs_of_tree`, one by one."""
     for run in runs_of_tree(reader, id):
         yield from ((run.kind, one) for one in split_ids(run.ids))

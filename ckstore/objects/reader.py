@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from ckstore.objects.leaf import Blob
 
 
-class ObjectReader(Protocol):
-    """Reads verified objects. Every method raises `Integrity` for a damaged or absent object."""
+class MetaReader(Protocol):
+    """Reads verified trees and commits."""
 
     def read(self, kind: Kind, id: bytes) -> bytes:
-        """The raw bytes of an object."""
+        """The raw bytes of an object. Raises `Integrity` for a damaged or absent one."""
+
+
+class ObjectReader(MetaReader, Protocol):
+    """Reads verified objects. Every method raises `Integrity` for a damaged or absent object."""
 
     def read_into(self, id: bytes, target: memoryview) -> None:
         """Fill `target`, exactly as long as the chunk, with the chunk's raw bytes."""

@@ -27,7 +27,7 @@ MAX_RAW = 64 << 20
 
 _MAGIC = b"CKPACK\r\n"
 _END = b"CKPEND\r\n"
-_FRAME_MAGIC = b"CKFR"
+FRAME_MAGIC = b"CKFR"
 _HEADER = struct.Struct("<8sHHI16s")
 _FRAME = struct.Struct("<4sBBBBIIII32s32s8s")
 _ROW = struct.Struct("<32s32sQIIIIBBBB")
@@ -91,7 +91,7 @@ def frame_header(frame: Frame, payload_checksum: bytes) -> bytes:
     """The bytes before a frame's payload."""
     return _sealed(
         _FRAME.pack(
-            _FRAME_MAGIC,
+            FRAME_MAGIC,
             frame.kind,
             frame.codec,
             frame.width,
@@ -112,7 +112,7 @@ def read_frame_header(data: bytes | bytearray | memoryview) -> tuple[Frame, byte
     magic, kind, codec, width, _, raw_length, stored_length, version, busy, id, base, check = _FRAME.unpack(
         _opened(data, FRAME_HEADER_SIZE, "frame header")
     )
-    if magic != _FRAME_MAGIC:
+    if magic != FRAME_MAGIC:
         raise Format("no frame begins here")
     frame = Frame(kind, codec, width, bytes(id), raw_length, stored_length, bytes(base), version, busy)
     return _checked(frame), bytes(check)

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckstore.errors import Format
 from ckstore.pack import format as pack_format
-from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE, Row
+from ckstore.pack.format import FRAME_HEADER_SIZE, FRAME_MAGIC, HEADER_SIZE, ROW_SIZE, TRAILER_SIZE, Row
 from ckstore.pack.writer import Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckstore.pack.format import Trailer
+
+_SEARCHED = 1 << 20
 
 
 class Source(Protocol):
@@ -71,3 +73,33 @@ def scan(source: Source) -> Iterator[Row]:
             return
         yield Row(frame, offset)
         offset = end
+
+
+def recover(source: Source) -> Iterator[Row]:
+    """Rows of all frames whose headers are sound, for a pack of which anything may be damaged, its name too.
+
+    After bad bytes it goes on at the next header. What the frames hold is for the caller to check.
+    """
+    offset = HEADER_SIZE
+    while offset + FRAME_HEADER_SIZE <= source.size_bytes:
+        try:
+            frame, _ = pack_format.read_frame_header(source.read_at(offset, FRAME_HEADER_SIZE))
+        except Format:
+            offset = _next(source, offset + 1)
+            continue
+        end = offset + FRAME_HEADER_SIZE + frame.stored_length
+        if end > source.size_bytes:
+            offset = _next(source, offset + 1)
+            continue
+        yield Row(frame, offset)
+        offset = end
+
+
+def _next(source: Source, offset: int) -> int:
+    """Where from `offset` on a frame may begin; the end where none does."""
+    while offset < source.size_bytes:
+        found = source.read_at(offset, _SEARCHED + len(FRAME_MAGIC) - 1).find(FRAME_MAGIC)
+        if found >= 0:
+            return offset + found
+        offset += _SEARCHED
+    return source.size_bytes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckstore.graph.history import describe, reachable
 from ckstore.storage.record import HEADS
-from ckstore.storage.verified import read_verified
+from ckstore.storage.verified import read_damaged, read_verified
 from ckstore.storage.view import View
 
 if TYPE_CHECKING:
@@ -80,11 +80,14 @@ def status(repository: Repository) -> StatusResult:
     )
     largest = max((pack.size_bytes for pack in packs), default=0)
     low = free < max(_LOW_SHARE * disk.f_blocks * disk.f_frsize, _LOW_COMMITS * largest)
-    return replace(found, next=tuple(_next(found, repository, low=low)))
+    damaged = any(pack.name in read_damaged(store.layout) for pack in packs)
+    return replace(found, next=tuple(_next(found, repository, low=low, damaged=damaged)))
 
 
-def _next(found: StatusResult, repository: Repository, *, low: bool) -> list[str]:
+def _next(found: StatusResult, repository: Repository, *, low: bool, damaged: bool) -> list[str]:
     steps = []
+    if damaged:
+        steps.append("ckstore repair: a verify found damaged packs")
     if found.head is None:
         steps.append("ckstore commit FILE: make the first commit")
     elif found.branch is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckstore.checkpoint.refs import change, move_refs
 from ckstore.checkpoint.whole import has_component
 from ckstore.errors import Absent, Conflict, InvalidInput
-from ckstore.storage.collector import collecting
+from ckstore.storage.collector import REPAIR, collecting
 from ckstore.storage.record import Filled, Record, RefMove, Symbolic
 from ckstore.storage.view import View
 
@@ -80,7 +80,7 @@ def undo(repository: Repository, options: UndoOptions) -> UndoResult:
         if isinstance(move.new, bytes):
             commits.read_commit(move.new)
     said = (found.seq, found.record.reason, found.record.time_ns)
-    if found.record.holes:
+    if _drops(found.record):
         return UndoResult(*said, (), *_bring_back(repository, found, options))
     if options.dry_run:
         return UndoResult(*said, tuple(map(change, moves)), None)
@@ -125,7 +125,7 @@ def _find(repository: Repository, wanted: int | None) -> _Found:
         target = _undoes(record)
         if seq not in undone and target is not None:
             undone[target] = seq
-        elif seq not in undone and wanted is None and (_moved(record) or record.holes):
+        elif seq not in undone and wanted is None and (_moved(record) or _drops(record)):
             return _Found(seq, record, last_moved)
     if wanted is not None:
         raise InvalidInput(f"the journal has no record {wanted}", hint="`ckstore reflog` shows them with their numbers")
@@ -141,7 +141,7 @@ def _records(repository: Repository, wanted: int | None) -> Iterator[tuple[int, 
 
 
 def _check_can_be_undone(seq: int, record: Record, undone_by: int | None) -> None:
-    if not _moved(record) and not record.holes:
+    if not _moved(record) and not _drops(record):
         raise InvalidInput(f"record {seq} moved no branch, tag or HEAD", hint="`ckstore reflog` shows those that did")
     if undone_by is not None:
         raise InvalidInput(
@@ -165,6 +165,11 @@ def _check_stands(move: RefMove, now: Target, found: _Found) -> None:
 
 def _moved(record: Record) -> list[RefMove]:
     return [move for move in record.refs if move.old != move.new]
+
+
+def _drops(record: Record) -> bool:
+    """Whether a record notes as absent what may be brought back: not what a repair found lost."""
+    return bool(record.holes) and record.reason != REPAIR
 
 
 def _undoes(record: Record) -> int | None:

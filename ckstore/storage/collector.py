@@ -23,14 +23,17 @@ from ckstore.storage.record import Condemned, PackEntry, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from ckstore.pack.format import Row
     from ckstore.storage.journal import Cursor
+    from ckstore.storage.layout import Layout
     from ckstore.storage.store import Store
 
 REASON = "gc"
+REPAIR = "repair"
 
 Check = Callable[[Sequence[Record]], None]
 """Is given the records since it was last asked, the newest first, under the lock. Raises `Outdated`."""
@@ -124,6 +127,30 @@ class Collector:
                 store.record(Record(time_ns, REASON, removed=tuple(entry.name for entry in over)), ())
         return freed
 
+    def set_aside(self, record: Record, packs: Sequence[bytes]) -> list[str]:
+        """Move the files of condemned packs into `quarantine/` as far as they are there; then `record` forgets them.
+
+        The names of the files that were moved.
+        """
+        store = self._store
+        with store.locked():
+            store.catch_up()
+            moved = [path.name for path in map(store.layout.pack, packs) if path.exists()]
+            for name in packs:
+                store.packs.forget(name)
+            set_aside(store.layout, store.layout.packs, moved)
+            if packs:
+                store.record(Record(record.time_ns, record.reason, removed=tuple(packs)), ())
+        return moved
+
+    def set_aside_strays(self) -> list[str]:
+        """Move packs that no record names into `quarantine/`; the names of their files."""
+        store = self._store
+        with store.locked():
+            strays = stray_packs(store)
+            set_aside(store.layout, store.layout.packs, strays)
+        return strays
+
     def _checked(self) -> Cursor | None:
         """The journal's end, once all up to it has been checked; None where nobody watches. Raises `Outdated`."""
         if self._since is not None:
@@ -144,6 +171,21 @@ class Collector:
             finally:
                 now_s = time.monotonic()
                 self._rests_until_s = now_s + max(now_s - began_s, LONGEST_NAP_S)
+
+
+def stray_packs(store: Store) -> list[str]:
+    """The files of packs that no record names, for who holds the lock: a save under way has none."""
+    named = store.named_packs()
+    return sorted(path.name for path in store.layout.packs.glob("*.pack") if path.name not in named)
+
+
+def set_aside(layout: Layout, folder: Path, names: Sequence[str]) -> None:
+    """Move files of `folder` into `quarantine/`, durably."""
+    for name in names:
+        durable.rename(folder / name, layout.quarantine / name)
+    if names:
+        durable.sync_folder(layout.quarantine)
+        durable.sync_folder(folder)
 
 
 class Rewriting:

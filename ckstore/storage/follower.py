@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ckstore.digest import ID_SIZE, NO_ID, Kind, checksum
+from ckstore.digest import NO_ID, Kind, checksum
 from ckstore.storage.chain import suits
 from ckstore.storage.location import Location, lies_at, to_row
 from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
@@ -33,9 +33,6 @@ class NewPack(NamedTuple):
     commits: dict[bytes, bytes]
 
 
-_Waiting = dict[bytes, list[Location]]
-"""Frames that cannot be read yet, by the base they lack."""
-
 PackRows = Callable[[PackEntry, bool], NewPack | None]
 """Gives what is in a pack; None where it cannot be read at all, which the flag says to warn of."""
 
@@ -50,8 +47,12 @@ class Follower(View):
 
     def follow_all(self, frames: Sequence[JournalFrame], packs: PackRows, repository_id: bytes) -> None:
         self._passing = _passing([frame.content for frame in frames])
+        self._waiting: dict[bytes, list[Location]] = {}  # for the base they lack, which may come later
         for frame in frames:
             self._follow(frame, packs)
+        for places in self._waiting.values():
+            for place in places:
+                self._put_spare(place)
         self.put("meta", REPOSITORY_KEY, repository_id)
         self.put("meta", CURSOR_KEY, CURSOR.pack(*frames[-1].end))
 
@@ -88,7 +89,6 @@ class Follower(View):
         self._transaction.delete(key, db=self._tables[table])
 
     def _add_packs(self, entries: Sequence[PackEntry], packs: PackRows) -> None:
-        waiting: _Waiting = {}
         for entry in entries:
             order = int.from_bytes(self.get("meta", _PACK_COUNT) or b"", "big")
             self.put("packs", entry.name, PACK.pack(order, entry.digest, entry.size_bytes))
@@ -98,21 +98,18 @@ class Follower(View):
             if new is None:
                 continue
             for row in new.rows:
-                self._add(Location(entry.name, row.offset, row.frame), waiting)
+                self._add(Location(entry.name, row.offset, row.frame))
             for id, data in new.commits.items():
                 self.put("commits", id, data)
-        for places in waiting.values():
-            for place in places:
-                self._put_spare(place)
 
-    def _add(self, place: Location, waiting: _Waiting) -> None:
+    def _add(self, place: Location) -> None:
         """Index a frame that can be read and is the best of its object; then those that wait for it."""
         ready = [place]
         while ready:
             place = ready.pop()
             id = place.frame.id
             if not self._is_readable(place):
-                waiting.setdefault(place.frame.base, []).append(place)
+                self._waiting.setdefault(place.frame.base, []).append(place)
                 continue
             other = self.locate(id)
             if other is not None:
@@ -121,7 +118,7 @@ class Follower(View):
                     continue
                 self._put_spare(other)
             self.put("frames", id, to_row(place))
-            ready += waiting.pop(id, [])
+            ready += self._waiting.pop(id, [])
 
     def _is_readable(self, place: Location) -> bool:
         """Whether a frame has no base, or one that has a row and suits."""
@@ -139,6 +136,8 @@ class Follower(View):
     def _drop_pack(self, entry: PackEntry, packs: PackRows) -> None:
         """Forget a pack and its frames; where another pack has a spare of an object, that gets the row."""
         self._delete("packs", entry.name)
+        for base, waiting in list(self._waiting.items()):
+            self._waiting[base] = [place for place in waiting if place.pack != entry.name]
         dropped = packs(entry, False)
         if dropped is not None:
             places = [Location(entry.name, row.offset, row.frame) for row in dropped.rows]
@@ -162,8 +161,7 @@ class Follower(View):
     def _all(self) -> Iterator[Location]:
         """Every frame, with a row or spare."""
         yield from list(self.locations())
-        for key, value in list(self.rows("spares")):
-            yield located(key[:ID_SIZE], value)
+        yield from list(self.spares())
 
     def _promote(self, id: bytes) -> None:
         """Give the row of an object to the best of its spares."""

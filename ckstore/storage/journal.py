@@ -35,7 +35,7 @@ MAX_PAYLOAD = 256 << 20
 ROTATE_SIZE = 4 << 20
 """A segment longer than this, and than four times its own snapshot, is followed by a new one."""
 
-_DAMAGED_HINT = "`ckstore verify` tells what is affected; restore the journal from a backup or clone from a remote"
+_DAMAGED_HINT = "restore the journal from a backup, or let `ckstore repair --rebuild-journal` make one of what is there"
 _DECODER: msgspec.msgpack.Decoder[Record | Snapshot] = msgspec.msgpack.Decoder(Record | Snapshot)
 _ENCODER = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -171,7 +171,7 @@ class Journal:
         """The snapshot that begins the newest segment. Raises `Integrity` where there is none."""
         segments = self.segments()
         if not segments:
-            raise Integrity(f"{self.folder} holds no journal segment", hint="restore it, or clone from a remote")
+            raise Integrity(f"{self.folder} holds no journal segment", hint=_DAMAGED_HINT)
         return self._snapshot(segments[-1])
 
     def snapshot_bytes(self, segment: int) -> int:
@@ -233,7 +233,7 @@ class Journal:
     def _snapshot(self, segment: int) -> JournalFrame:
         frame = _read_frame(self.path(segment).read_bytes(), 0, Cursor(segment, 0, 0, b""))
         if frame is None or not isinstance(frame.content, Snapshot):
-            raise Integrity(f"{self.path(segment)} does not begin with a snapshot")
+            raise Integrity(f"{self.path(segment)} does not begin with a snapshot", hint=_DAMAGED_HINT)
         return frame
 
     def _cross(self, segment: int, cursor: Cursor, frames: list[JournalFrame]) -> Cursor:

@@ -79,6 +79,15 @@ class ObjectStore:
         self._read_once(location, memoryview(data))
         return bytes(data)
 
+    def read_along(self, chain: Sequence[Location]) -> bytes:
+        """The raw bytes of the object that a chain of the caller's begins with, verified, and each payload checked.
+
+        Raises `Integrity` or OSError.
+        """
+        data = bytearray(chain[0].frame.raw_length)
+        self._read_chain(chain, memoryview(data), checked=True)
+        return bytes(data)
+
     def read_into(self, id: bytes, target: memoryview) -> None:
         """Fill `target` with a chunk, verified. Raises `Integrity`; `target` is then not to be used."""
         location = self._found(id)
@@ -152,12 +161,14 @@ class ObjectStore:
     def _read_once(self, location: Location, target: memoryview) -> None:
         whole = location.frame.base == NO_ID
         chain = (location,) if whole else self._ask(lambda view: _chain(view, location))
+        self._read_chain(chain, target)
+
+    def _read_chain(self, chain: Sequence[Location], target: memoryview, *, checked: bool = False) -> None:
         for place in reversed(chain):
-            self._decode(place, target)
-        if object_id(location.frame.kind, target) != location.frame.id:
-            raise Integrity(
-                f"{_where(location)} is damaged: its bytes have another hash", hint="run `ckstore verify --read-data`"
-            )
+            self._decode(place, target, checked=checked)
+        wanted = chain[0].frame
+        if object_id(wanted.kind, target) != wanted.id:
+            raise Integrity(f"{_where(chain[0])} is damaged: its bytes have another hash", hint="run `ckstore repair`")
 
     def _decode(self, location: Location, target: memoryview, *, checked: bool = False) -> None:
         """Fill `target` with what a frame stands for, not hashed yet; a delta is added to its base, which is there.
@@ -176,18 +187,18 @@ class ObjectStore:
             elif not direct:
                 scratch.coder.decode(frame.codec, frame.width, payload, target)
         except (Format, Integrity) as error:
-            raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
+            raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore repair`") from error
 
     def _read_frame(self, location: Location, header: bytearray, payload: memoryview, *, checked: bool) -> None:
         """Read a frame's header and payload. Raises `Integrity` where they are not what the index says."""
         frame, where = location.frame, _where(location)
         pack = self._packs.get(location.pack)
         if pack.read_into(location.offset, header, payload) != FRAME_HEADER_SIZE + frame.stored_length:
-            raise Integrity(f"{where} is cut short", hint="run `ckstore verify --read-data`")
+            raise Integrity(f"{where} is cut short", hint="run `ckstore repair`")
         try:
             found, checksum = read_frame_header(header)
         except Format as error:
-            raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore verify --read-data`") from error
+            raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore repair`") from error
         if found != frame:
             raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
         if checked and payload_checksum([payload]) != checksum:

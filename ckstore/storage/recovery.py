@@ -59,6 +59,33 @@ class Recovery:
                 if self._is_damaged():
                     self._reconcile(self._index.cursor())
 
+    def is_mendable(self) -> bool:
+        """Whether the newest segment, whose end is where the index is, cannot be read, while the index holds it all.
+
+        Raises `Integrity` where it cannot be read and the index does not.
+        """
+        try:
+            self._journal.newest()
+        except (Integrity, Format):
+            cursor, data = self._index.cursor(), self._copy()
+            if cursor is None or self._journal.moved(cursor) or len(data) != cursor.offset:
+                raise
+            return True
+        return False
+
+    def restore_segment(self) -> bool:
+        """Write the newest segment again as it was, where `is_mendable`, the damaged one aside; whether it had to."""
+        if not self.is_mendable():
+            return False
+        path = self._journal.path(self._journal.segments()[-1])
+        durable.put(self._layout.quarantine / f"{path.name}-{time.time_ns()}", path.read_bytes())
+        durable.put(path, self._copy())
+        return True
+
+    def _copy(self) -> bytes:
+        with self._index.reading() as view:
+            return b"".join(view.copies())
+
     def _is_damaged(self) -> bool:
         cursor = self._index.cursor()
         return cursor is not None and self._may_write and self._journal_lost_records(cursor)

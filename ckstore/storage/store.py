@@ -107,7 +107,7 @@ class Store:
         self.packs = PackFiles(layout)
         self.objects = ObjectStore(self.ask, self.packs, self.workers, self.refresh)
         self.scratch_of_writers = PerThread()
-        self.scratch = Scratch(layout, self.lock, self._named_packs)
+        self.scratch = Scratch(layout, self.lock, self.named_packs)
         self._recovery = Recovery(layout, self.journal, self.index, self.pack_rows, may_write=self.may_write)
         self._abandoned = -1
         try:
@@ -144,11 +144,13 @@ class Store:
                 if not self.layout.reserve.exists():
                     durable.reserve(self.layout.reserve, wanted)
 
-    def use_reserve(self) -> None:
-        """Give the reserve back to the disk where that is nearly full."""
+    def use_reserve(self, *, full: bool = False) -> bool:
+        """Give the reserve back to the disk where that is `full`, or nearly so; whether there was one to give."""
         disk = os.statvfs(self.layout.root)
-        if disk.f_bavail * disk.f_frsize < _RESERVE and self.layout.reserve.exists():
-            durable.unlink(self.layout.reserve)
+        if not self.layout.reserve.exists() or not (full or disk.f_bavail * disk.f_frsize < _RESERVE):
+            return False
+        durable.unlink(self.layout.reserve)
+        return True
 
     def close(self) -> None:
         """End the threads, let go of packs and index."""
@@ -196,6 +198,17 @@ class Store:
             self._recovery.mend_journal(self.locked)
         except IndexDamaged:
             self.rebuild_index()
+
+    def mend_journal(self, *, dry_run: bool = False) -> bool:
+        """Write the newest segment anew from the index where it cannot be read; whether it had to (or would have to).
+
+        Raises `Integrity` where the index cannot help.
+        """
+        if dry_run:
+            return self._recovery.is_mendable()
+        with self.locked():
+            self.catch_up()
+            return self._recovery.restore_segment()
 
     def catch_up(self) -> None:
         """`refresh` for who holds the lock."""
@@ -261,7 +274,7 @@ class Store:
     def pack_rows(self, entry: PackEntry, told: bool) -> NewPack | None:
         """What is in a pack, from its table, or frame by frame where that is damaged; None where the file is gone.
 
-        That is warned of where it should be `told`.
+        That is warned of where it should be `told`; else a damaged table is None too.
         """
         try:
             source = self.packs.get(entry.name)
@@ -269,7 +282,9 @@ class Store:
                 sealed = read_sealed(source)
                 rows: Sequence[Row] = sealed.rows if (sealed.name, sealed.digest) == (entry.name, entry.digest) else ()
             except Format:
-                rows = sorted(scan(source), key=lambda row: (row.frame.id, row.offset))
+                rows = sorted(scan(source), key=lambda row: (row.frame.id, row.offset)) if told else ()
+            if not (rows or told):
+                return None  # what was indexed of it may be more than can be found now
             commits = {}
             for frame, offset in rows:
                 if frame.kind is Kind.COMMIT:
@@ -319,7 +334,7 @@ class Store:
         except (CkstoreError, OSError) as error:  # a disk that is gone cannot be read either
             warnings.warn(f"no new journal segment could be begun yet: {error}", CkstoreWarning, 3)
 
-    def _named_packs(self) -> set[str]:
+    def named_packs(self) -> set[str]:
         """File names of packs that records name. A record that failed must not outlive its packs: it is made void."""
         self.catch_up()
         cursor = self._cursor()

@@ -68,6 +68,11 @@ class View:
         for id, value in self.rows("frames"):
             yield located(id, value)
 
+    def spares(self) -> Iterator[Location]:
+        """The frames that no object's row names: other frames of it, or those that cannot be read."""
+        for key, value in self.rows("spares"):
+            yield located(key[:ID_SIZE], value)
+
     def ref(self, name: str) -> Target:
         """Where a ref points; None where it is not there."""
         value = self.get("refs", name.encode())

@@ -35,6 +35,7 @@ _PUBLIC = {
     "NotFound": "ckstore.errors",
     "NoRepository": "ckstore.errors",
     "NoRevision": "ckstore.errors",
+    "Absent": "ckstore.errors",
     "Conflict": "ckstore.errors",
     "Locked": "ckstore.errors",
     "Integrity": "ckstore.errors",

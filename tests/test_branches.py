@@ -20,6 +20,7 @@ from ckstore.porcelain.branch import (
 )
 from ckstore.porcelain.tag import DeleteTagOptions, TagOptions, create_tag, delete_tag, list_tags
 from ckstore.storage.record import RefMove
+from tests.committed import put_refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,7 +63,7 @@ def test_nothing_to_list(repo: ckstore.Repo) -> None:
 
 def test_what_cannot_be_read_is_listed_too(filled: ckstore.Repo) -> None:
     lost = bytes(range(32))
-    move_refs(filled._repository, "test", 0, [RefMove("heads/lost", None, lost), RefMove("tags/lost", None, lost)])
+    put_refs(filled, 0, RefMove("heads/lost", None, lost), RefMove("tags/lost", None, lost))
     branch = next(one for one in list_branches(filled._repository) if one.name == "lost")
     assert (branch.id, branch.step, branch.time_ns, branch.message) == (lost.hex(), None, None, None)
     assert list_tags(filled._repository)[0].id == lost.hex()

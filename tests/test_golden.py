@@ -65,6 +65,8 @@ ckstore -C runs undo --dry-run
 ckstore -C runs undo
 ckstore -C runs du
 ckstore -C runs verify --read-data
+ckstore -C runs verify --subset 50%
+ckstore -C runs repair
 ckstore -C runs validate
 ckstore -C runs validate v1 --against HEAD
 ckstore -C runs validate v1 --against v1 --only "model.layer*"

@@ -23,6 +23,7 @@ from ckstore.errors import Conflict, Integrity, InvalidInput, NoRevision, SaveFa
 from ckstore.storage import store as storage
 from ckstore.storage.journal import Cursor, Journal
 from ckstore.storage.record import HEAD, PackEntry, Record, RefMove, Snapshot, Symbolic
+from tests.committed import put_refs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -116,7 +117,7 @@ def test_limits(repo: ckstore.Repo) -> None:
 
 def test_a_commit_that_cannot_be_read_leaves_its_words_out(repo: ckstore.Repo) -> None:
     repo.commit({"n": 1}, message="first")
-    move_refs(repo._repository, "test", 5, [RefMove("heads/lost", None, bytes(range(32)))])
+    put_refs(repo, 5, RefMove("heads/lost", None, bytes(range(32))))
     entry = repo.reflog(limit=1).entries[0]
     assert (entry.seq, entry.time_ns, entry.new, entry.message) == (2, 5, bytes(range(32)).hex(), None)
 
@@ -409,8 +410,8 @@ def test_a_dry_run_only_tells(repo: ckstore.Repo) -> None:
 def test_no_ref_goes_back_to_what_is_not_there(repo: ckstore.Repo) -> None:
     tip = bytes.fromhex(repo.commit({"n": 1}).id)
     lost = bytes(range(32))
-    move_refs(repo._repository, "test", 0, [RefMove("tags/x", None, lost)])
-    move_refs(repo._repository, "test", 0, [RefMove("tags/x", lost, tip)])
+    put_refs(repo, 0, RefMove("tags/x", None, lost))
+    put_refs(repo, 0, RefMove("tags/x", lost, tip))
     with pytest.raises(Integrity, match="is missing"):
         repo.undo()
     assert repo.tags == {"x": tip.hex()}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckstore.errors import Conflict, Format, Integrity
-from ckstore.graph.history import ancestry
 from ckstore.graph.reachability import objects_of_tree
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ def whole_check(repository: Repository, commits: Commits, targets: Iterable[byte
     wanted = set(targets) - set(commits.refs.values())
     if not wanted:
         return lambda: None
-    tips = [*commits.refs.values(), *([commits.head] if commits.head is not None else [])]
-    reached = {id for id, _ in ancestry(tips, commits.read_commit)}
+    reached = _reached(commits)
     loose = wanted - reached
 
     def check() -> None:
@@ -49,6 +48,19 @@ def whole_check(repository: Repository, commits: Commits, targets: Iterable[byte
             )
 
     return check
+
+
+def _reached(commits: Commits) -> set[bytes]:
+    """The commits that refs lead to, as far as they can be read."""
+    pending = [*commits.refs.values(), *([commits.head] if commits.head is not None else [])]
+    found: set[bytes] = set()
+    while pending:
+        id = pending.pop()
+        if id not in found:
+            found.add(id)
+            with suppress(Integrity, Format):
+                pending += commits.read_commit(id).parents
+    return found
 
 
 def is_whole(repository: Repository, id: bytes, commit: Commit) -> bool:

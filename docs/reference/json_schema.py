@@ -47,6 +47,7 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "undo": (f"{_VERBS}.undo:UndoResult",),
     "gc": (f"{_VERBS}.gc:GcResult", "ckstore.checkpoint.gc_plan:GcPlan"),
     "verify": (f"{_VERBS}.verify:VerifyResult",),
+    "repair": (f"{_VERBS}.repair:RepairResult", "ckstore.storage.anew:JournalAnew"),
     "validate": (f"{_VERBS}.validate:ValidateResult",),
     "pin": (["ckstore.checkpoint.refs:RefInfo"], _MOVED),
     "unpin": (_MOVED,),

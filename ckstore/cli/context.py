@@ -31,6 +31,11 @@ MIN_WIDTH = 40
 SCHEMA = 1
 """Version of the `--json` output."""
 
+PRICE = 0.023
+"""Dollars a month for a GB in S3 Standard, us-east-1, the first 50 TB (aws.amazon.com/s3/pricing)."""
+
+Price = Annotated[float, typer.Option("--price", help="Dollars for a GB and month.")]
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 

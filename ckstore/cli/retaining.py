@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckstore.cli.context import JsonFlag, emit, jsonable, settings
+from ckstore.cli.context import PRICE, JsonFlag, Price, emit, jsonable, settings
 from ckstore.cli.progress_line import size
 from ckstore.cli.text import SHORT, printable, table
 from ckstore.errors import InvalidInput
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.gc import GcCommit, GcPlan, GcResult
 
 _MOST = 20
+_CENT = 0.01
 
 
 def gc(
@@ -49,6 +50,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why.")] = False,
     plan: Annotated[Path | None, typer.Option("--plan", help="Write the plan to this file; do nothing.")] = None,
     apply: Annotated[Path | None, typer.Option("--apply", help="Do what the plan in this file says.")] = None,
+    price: Price = PRICE,
     json: JsonFlag = False,
 ) -> None:
     """Make room: drop what policies do not keep, and remove what nothing needs.
@@ -86,10 +88,10 @@ def gc(
             found = plan_gc(repository, options)
             if plan is not None:
                 _write(plan, found)
-            emit(told, found, "\n".join([*_plan(found, done=False), *_where(plan)]))
+            emit(told, found, "\n".join([*_plan(found, price, done=False), *_where(plan)]))
             return
         result = verb(repository, options, told.bar())
-        emit(told, result, "\n".join(_result(result)))
+        emit(told, result, "\n".join(_result(result, price)))
 
 
 def _words(
@@ -122,7 +124,7 @@ def _read(path: Path) -> GcPlan:
         raise InvalidInput(f"{path} is no plan of gc: {error}", hint=hint) from None
 
 
-def _plan(plan: GcPlan, *, done: bool) -> list[str]:
+def _plan(plan: GcPlan, price: float, *, done: bool) -> list[str]:
     """What goes and stays, and why; bytes where nothing has been done yet."""
     lines = []
     dropped = plan.dropped
@@ -132,7 +134,7 @@ def _plan(plan: GcPlan, *, done: bool) -> list[str]:
         lines += ["Kept:", *_rows(kept)]
     lines += [f"Note: {printable(warning)}" for warning in plan.warnings]
     if not done:
-        lines += _bytes(plan, plan.removed_bytes, plan.condemned_bytes, plan.written_bytes, "Would free")
+        lines += _bytes(plan, price, plan.removed_bytes, plan.condemned_bytes, plan.written_bytes, "Would free")
     return lines
 
 
@@ -154,13 +156,16 @@ def _reasons(one: GcCommit) -> Sequence[str]:
     return [*one.reasons, *(f"without {name}: {why}" for name, why in one.components.items())]
 
 
-def _bytes(plan: GcPlan, removed: int, condemned: int, written: int, verb: str) -> list[str]:
+def _bytes(plan: GcPlan, price: float, removed: int, condemned: int, written: int, verb: str) -> list[str]:
     if not (removed or condemned or plan.dropped):
         return ["Nothing to remove: all of it is needed."]
     later = f", {size(condemned)} after {span_text(plan.grace_ns)}" if condemned else ""
     lines = [f"{verb} {size(removed)} now{later}."]
     if written:
         lines.append(f"{size(written)} are written anew for that.")
+    saved = (removed + condemned - written) * price / 1e9
+    if saved >= _CENT:
+        lines.append(f"That is ${saved:,.2f} a month less, at ${price:g} a GB and month.")
     if condemned:
         lines.append("To free it now: ckstore gc --grace 0; to have it back until then: ckstore undo")
     if plan.left_bytes > max(1 << 20, written) and not plan.repack:
@@ -172,6 +177,9 @@ def _where(path: Path | None) -> list[str]:
     return [] if path is None else [f"The plan is in {path}: ckstore gc --apply {path}"]
 
 
-def _result(result: GcResult) -> list[str]:
-    lines = _plan(result.plan, done=True)
-    return [*lines, *_bytes(result.plan, result.removed_bytes, result.condemned_bytes, result.written_bytes, "Freed")]
+def _result(result: GcResult, price: float) -> list[str]:
+    lines = _plan(result.plan, price, done=True)
+    return [
+        *lines,
+        *_bytes(result.plan, price, result.removed_bytes, result.condemned_bytes, result.written_bytes, "Freed"),
+    ]

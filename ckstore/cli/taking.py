@@ -9,7 +9,7 @@ import typer
 
 from ckstore.api.environment import default_author, now
 from ckstore.cli.complete import revisions
-from ckstore.cli.context import JsonFlag, emit, settings
+from ckstore.cli.context import PRICE, JsonFlag, Price, emit, settings
 from ckstore.cli.progress_line import size
 from ckstore.cli.text import count, left_out, printable, table
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ckstore.porcelain.import_files import ImportPlan, ImportResult
     from ckstore.porcelain.scan import ScanResult, ScanRow
 
-_PRICE = 0.023
-"""Dollars a month for a GB in S3 Standard, us-east-1, the first 50 TB (aws.amazon.com/s3/pricing)."""
 
 _SHOWN = 12
 
@@ -35,7 +33,7 @@ def scan(
     sample: Annotated[
         float | None, typer.Option("--sample", help="Share of the new data that is encoded (default: by size).")
     ] = None,
-    price: Annotated[float, typer.Option("--price", help="Dollars for a GB and month.")] = _PRICE,
+    price: Price = PRICE,
     json: JsonFlag = False,
 ) -> None:
     """Say what folders of checkpoints would shrink to. Reads everything, writes nothing.

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import ckstore
+from ckstore.checkpoint import gc_plan
 from ckstore.checkpoint import store as store_module
 from ckstore.errors import CkstoreError, Conflict
-from ckstore.porcelain import gc as gc_module
 from ckstore.porcelain.gc import GcOptions, gc
+from ckstore.storage import collector
 from ckstore.storage import inventory as inventory_module
 from ckstore.storage.collector import Collector
 from ckstore.storage.transaction import Transaction
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-GC_STEPS = [(gc_module, "mark"), (gc_module, "sweep"), (Collector, "replace"), (Collector, "remove")]
+GC_STEPS = [(gc_plan, "mark"), (gc_plan, "sweep"), (Collector, "replace"), (Collector, "remove")]
 COMMIT_STEPS = [(Transaction, "__enter__"), (store_module, "ingest"), (Transaction, "publish")]
 MOST_GC_STEPS = 7
 """Steps of gc that are interleaved; what would be beyond comes last."""
@@ -98,6 +99,12 @@ def alone(template: Path, folder: Path, work: Callable[[ckstore.Repo], object]) 
     shutil.copytree(template, folder)
     with ckstore.open(folder, threads=1) as repo, stopping_at(GC_STEPS + COMMIT_STEPS):
         return steps_of(lambda: work(repo))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the lock here, so that gc need not leave it free for a while."""
+    monkeypatch.setattr(collector, "LONGEST_NAP_S", 0.0)
 
 
 @pytest.mark.parametrize("repack", [False, True])

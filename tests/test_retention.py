@@ -544,7 +544,7 @@ def test_deciding_again_drops_nothing_more(found: Reached, policy: Policy) -> No
         absent.setdefault(one.id, set()).update(gone)
     again = Reached(found.commits, found.branches, found.tags, found.pins, found.others, absent)
     assert kept_parts(first, found) <= kept_parts(everything(again, Policies(policy)), again) | {
-        (one.id, "") for one in first.kept if not found.components(one.id)
+        (one.id, "") for one in first.kept if set(found.components(one.id)) <= set(one.dropped_components)
     }
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,8 +20,10 @@ from ckstore import durable
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Absent, CkstoreError, CkstoreWarning, Conflict, Integrity, InvalidInput, Locked, SaveFailed
 from ckstore.graph.reachability import objects_of_tree
+from ckstore.porcelain import gc as gc_module
 from ckstore.porcelain.gc import GcOptions, GcResult, gc
-from ckstore.storage.collector import collecting
+from ckstore.storage.collector import Collector, collecting
+from ckstore.storage.sweep import units
 from tests.indexed import indexed
 
 if TYPE_CHECKING:
@@ -152,6 +155,42 @@ def test_what_a_deleted_branch_led_to_goes_and_comes_back(repo: ckstore.Repo) ->
     check(repo, dict(zip(main, states[:2], strict=True)))
     repo.commit(states[3], branch="anew", parent="main")
     check(repo, {"anew": states[3]})
+
+
+class Killed(BaseException):
+    """What stops a gc here."""
+
+
+@pytest.mark.parametrize("records", [1, 2, 4, 6, 8])
+def test_a_commit_after_a_gc_that_was_killed_between_its_records(
+    repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """What lost its base and has not gone itself is no known object: a commit stores it anew."""
+    states = drift(5)
+    repo.commit({"x": torch.arange(10)})
+    commit_all(repo, states, branch="gone")
+    repo.delete_branch("gone", force=True)
+    replace, done = Collector.replace, []
+
+    def killed(self: Collector, *arguments: Any) -> int | None:
+        if len(done) == records:
+            raise Killed
+        done.append(arguments)
+        return replace(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gc_module, "units", partial(units, frames=1))
+        patched.setattr(Collector, "replace", killed)
+        with pytest.raises(Killed):
+            repo.gc(grace="1d")
+    wanted = {}
+    for number in reversed(range(5)):
+        wanted[f"b{number}"] = states[number]
+        repo.commit(states[number], branch=f"b{number}")
+        assert equal(repo[f"b{number}"].load(), states[number])
+    check(repo, wanted)
+    repo.gc(grace="0")
+    check(repo, wanted)
 
 
 def test_undo_brings_back_what_is_still_there(repo: ckstore.Repo) -> None:

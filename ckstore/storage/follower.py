@@ -113,7 +113,7 @@ class Follower(View):
                 continue
             other = self.locate(id)
             if other is not None:
-                if self._rank(other) <= self._rank(place):
+                if self._rank(other) <= self._rank(place) and self.can_read(id):
                     self._put_spare(place)
                     continue
                 self._put_spare(other)

@@ -157,6 +157,28 @@ def test_what_a_deleted_branch_led_to_goes_and_comes_back(repo: ckstore.Repo) ->
     check(repo, {"anew": states[3]})
 
 
+def test_undo_of_a_deleted_branch_brings_back_what_gc_took(repo: ckstore.Repo) -> None:
+    states = drift(4)
+    repo.commit({"x": torch.arange(10)})
+    ids = commit_all(repo, states, branch="gone")
+    repo.delete_branch("gone", force=True)
+    deleted = repo.reflog().entries[0].seq
+    repo.gc(grace="1d", repack=True)
+    repo.gc(grace="1d", repack=True)
+    with pytest.raises(CkstoreError):
+        repo[ids[0]].load()
+    assert repo.undo(deleted, dry_run=True).moves[0].new == ids[-1]
+    assert repo.undo(deleted).moves[0].new == ids[-1]
+    check(repo, dict(zip(ids, states, strict=True)))
+    repo.gc(grace="0")
+    check(repo, dict(zip(ids, states, strict=True)))
+    repo.delete_branch("gone", force=True)
+    repo.gc(grace="0")
+    with pytest.raises(Integrity):
+        repo.undo(repo.reflog().entries[0].seq)
+    assert "gone" not in repo.branches
+
+
 class Killed(BaseException):
     """What stops a gc here."""
 

@@ -44,7 +44,7 @@ def whole_check(repository: Repository, commits: Commits, targets: Iterable[byte
             raise Conflict(
                 f"{id.hex()[:12]}, which no branch or tag led to, is not whole any more",
                 why="gc has taken some of its data away",
-                hint="`ckstore reflog` shows the gc; `ckstore undo NUMBER` brings back what is still there",
+                hint="`ckstore undo NUMBER` brings back what is still there; `ckstore reflog` shows what moved",
             )
 
     return check

@@ -17,12 +17,14 @@ import torch
 
 import ckstore
 from ckstore import durable
+from ckstore.checkpoint import store as store_module
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Absent, CkstoreError, CkstoreWarning, Conflict, Integrity, InvalidInput, Locked, SaveFailed
 from ckstore.graph.reachability import objects_of_tree
 from ckstore.porcelain import gc as gc_module
 from ckstore.porcelain.gc import GcOptions, GcResult, gc
 from ckstore.storage.collector import Collector, collecting
+from ckstore.storage.ingest import ingest
 from ckstore.storage.sweep import units
 from tests.indexed import indexed
 
@@ -179,6 +181,28 @@ def test_undo_of_a_deleted_branch_brings_back_what_gc_took(repo: ckstore.Repo) -
     assert "gone" not in repo.branches
 
 
+def test_a_commit_upon_a_branch_that_goes_meanwhile(repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent was there when it began; what it would hang on must be there when it is recorded too."""
+    states = drift(3)
+    repo.commit({"x": torch.arange(10)})
+    repo.commit(states[0], branch="side")
+
+    def meanwhile(*arguments: Any) -> dict[str, bytes]:
+        trees = ingest(*arguments)
+        with ckstore.open(repo.path) as other:
+            other.delete_branch("side", force=True)
+            other.gc(grace="0")
+        return trees
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "ingest", meanwhile)
+        with pytest.raises(Conflict):
+            repo.commit(states[1], branch="new", parent="side")
+    assert sorted(repo.branches) == ["main"]
+    assert repo.verify(read_data=True).ok
+    repo.gc(grace="0")
+
+
 class Killed(BaseException):
     """What stops a gc here."""
 
@@ -192,7 +216,8 @@ def test_a_commit_after_a_gc_that_was_killed_between_its_records(
     repo.commit({"x": torch.arange(10)})
     commit_all(repo, states, branch="gone")
     repo.delete_branch("gone", force=True)
-    replace, done = Collector.replace, []
+    replace = Collector.replace
+    done: list[Any] = []
 
     def killed(self: Collector, *arguments: Any) -> int | None:
         if len(done) == records:

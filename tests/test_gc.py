@@ -491,6 +491,19 @@ def test_branches_that_share_a_base(repo: ckstore.Repo) -> None:
         check(repo, tunes)
 
 
+def test_versions_that_lie_in_one_pack_are_turned_round(repo: ckstore.Repo) -> None:
+    """Joined first, as two branches end in them; once one is deleted, each hangs on what had hung on it."""
+    states = drift(12)
+    ids = commit_all(repo, states[:10])
+    repo.commit(states[10], branch="other", parent="main")
+    ids.append(repo.commit(states[11]).id)
+    joined = repo.gc(grace="0", repack=True)
+    assert len(packs(repo)) < 6 < joined.plan.packs
+    repo.delete_branch("other", force=True)
+    assert repo.gc(grace="0", repack=True).written_bytes
+    check(repo, dict(zip(ids, [*states[:10], states[11]], strict=True)))
+
+
 def test_many_small_commits_are_joined(repo: ckstore.Repo) -> None:
     for step in range(40):
         repo.commit({"step": torch.tensor(step), "note": f"step {step}" * 900}, step=step)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +17,15 @@ import torch
 
 import ckstore
 from ckstore import durable
+from ckstore.checkpoint import store as store_module
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Absent, CkstoreError, CkstoreWarning, Conflict, Integrity, InvalidInput, Locked, SaveFailed
 from ckstore.graph.reachability import objects_of_tree
+from ckstore.porcelain import gc as gc_module
 from ckstore.porcelain.gc import GcOptions, GcResult, gc
-from ckstore.storage.collector import collecting
+from ckstore.storage.collector import Collector, collecting
+from ckstore.storage.ingest import ingest
+from ckstore.storage.sweep import units
 from tests.indexed import indexed
 
 if TYPE_CHECKING:
@@ -152,6 +157,87 @@ def test_what_a_deleted_branch_led_to_goes_and_comes_back(repo: ckstore.Repo) ->
     check(repo, dict(zip(main, states[:2], strict=True)))
     repo.commit(states[3], branch="anew", parent="main")
     check(repo, {"anew": states[3]})
+
+
+def test_undo_of_a_deleted_branch_brings_back_what_gc_took(repo: ckstore.Repo) -> None:
+    states = drift(4)
+    repo.commit({"x": torch.arange(10)})
+    ids = commit_all(repo, states, branch="gone")
+    repo.delete_branch("gone", force=True)
+    deleted = repo.reflog().entries[0].seq
+    repo.gc(grace="1d", repack=True)
+    repo.gc(grace="1d", repack=True)
+    with pytest.raises(CkstoreError):
+        repo[ids[0]].load()
+    assert repo.undo(deleted, dry_run=True).moves[0].new == ids[-1]
+    assert repo.undo(deleted).moves[0].new == ids[-1]
+    check(repo, dict(zip(ids, states, strict=True)))
+    repo.gc(grace="0")
+    check(repo, dict(zip(ids, states, strict=True)))
+    repo.delete_branch("gone", force=True)
+    repo.gc(grace="0")
+    with pytest.raises(Integrity):
+        repo.undo(repo.reflog().entries[0].seq)
+    assert "gone" not in repo.branches
+
+
+def test_a_commit_upon_a_branch_that_goes_meanwhile(repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent was there when it began; what it would hang on must be there when it is recorded too."""
+    states = drift(3)
+    repo.commit({"x": torch.arange(10)})
+    repo.commit(states[0], branch="side")
+
+    def meanwhile(*arguments: Any) -> dict[str, bytes]:
+        trees = ingest(*arguments)
+        with ckstore.open(repo.path) as other:
+            other.delete_branch("side", force=True)
+            other.gc(grace="0")
+        return trees
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "ingest", meanwhile)
+        with pytest.raises(Conflict):
+            repo.commit(states[1], branch="new", parent="side")
+    assert sorted(repo.branches) == ["main"]
+    assert repo.verify(read_data=True).ok
+    repo.gc(grace="0")
+
+
+class Killed(BaseException):
+    """What stops a gc here."""
+
+
+@pytest.mark.parametrize("records", [1, 2, 4, 6, 8])
+def test_a_commit_after_a_gc_that_was_killed_between_its_records(
+    repo: ckstore.Repo, monkeypatch: pytest.MonkeyPatch, records: int
+) -> None:
+    """What lost its base and has not gone itself is no known object: a commit stores it anew."""
+    states = drift(5)
+    repo.commit({"x": torch.arange(10)})
+    commit_all(repo, states, branch="gone")
+    repo.delete_branch("gone", force=True)
+    replace = Collector.replace
+    done: list[Any] = []
+
+    def killed(self: Collector, *arguments: Any) -> int | None:
+        if len(done) == records:
+            raise Killed
+        done.append(arguments)
+        return replace(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gc_module, "units", partial(units, frames=1))
+        patched.setattr(Collector, "replace", killed)
+        with pytest.raises(Killed):
+            repo.gc(grace="1d")
+    wanted = {}
+    for number in reversed(range(5)):
+        wanted[f"b{number}"] = states[number]
+        repo.commit(states[number], branch=f"b{number}")
+        assert equal(repo[f"b{number}"].load(), states[number])
+    check(repo, wanted)
+    repo.gc(grace="0")
+    check(repo, wanted)
 
 
 def test_undo_brings_back_what_is_still_there(repo: ckstore.Repo) -> None:
@@ -403,6 +489,19 @@ def test_branches_that_share_a_base(repo: ckstore.Repo) -> None:
     for _ in range(2):
         repo.gc(grace="0", repack=True)
         check(repo, tunes)
+
+
+def test_versions_that_lie_in_one_pack_are_turned_round(repo: ckstore.Repo) -> None:
+    """Joined first, as two branches end in them; once one is deleted, each hangs on what had hung on it."""
+    states = drift(12)
+    ids = commit_all(repo, states[:10])
+    repo.commit(states[10], branch="other", parent="main")
+    ids.append(repo.commit(states[11]).id)
+    joined = repo.gc(grace="0", repack=True)
+    assert len(packs(repo)) < 6 < joined.plan.packs
+    repo.delete_branch("other", force=True)
+    assert repo.gc(grace="0", repack=True).written_bytes
+    check(repo, dict(zip(ids, [*states[:10], states[11]], strict=True)))
 
 
 def test_many_small_commits_are_joined(repo: ckstore.Repo) -> None:

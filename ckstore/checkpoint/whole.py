@@ -7,28 +7,32 @@ from typing import TYPE_CHECKING
 
 from ckstore.errors import Conflict, Format, Integrity
 from ckstore.graph.reachability import objects_of_tree
+from ckstore.storage.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from ckstore.objects.commit import Commit
     from ckstore.repository import Commits, Repository
+    from ckstore.storage.record import Target
 
 
 def whole_check(repository: Repository, commits: Commits, targets: Iterable[bytes]) -> Callable[[], None]:
-    """A check, to be made under the lock, that histories of `targets` which nothing leads to now are all here.
+    """A check, to be made under the lock, that histories of `targets` which nothing leads to by then are all here.
 
     It raises `Conflict`.
     """
-    wanted = set(targets) - set(commits.refs.values())
-    if not wanted:
-        return lambda: None
-    reached = _reached(commits)
-    loose = wanted - reached
+    wanted = set(targets)
+    if wanted - set(commits.refs.values()):
+        _reached(commits.targets, commits)  # reads what the check will ask for
 
     def check() -> None:
+        refs = repository.store.ask(View.refs)
+        loose = wanted - set(refs.values())
+        if not loose:
+            return
+        seen = _reached(refs, commits)
         pending = list(loose)
-        seen = set(reached)
         while pending:
             id = pending.pop()
             if id in seen:
@@ -44,15 +48,15 @@ def whole_check(repository: Repository, commits: Commits, targets: Iterable[byte
             raise Conflict(
                 f"{id.hex()[:12]}, which no branch or tag led to, is not whole any more",
                 why="gc has taken some of its data away",
-                hint="`ckstore reflog` shows the gc; `ckstore undo NUMBER` brings back what is still there",
+                hint="`ckstore undo NUMBER` brings back what is still there; `ckstore reflog` shows what moved",
             )
 
     return check
 
 
-def _reached(commits: Commits) -> set[bytes]:
+def _reached(refs: Mapping[str, Target], commits: Commits) -> set[bytes]:
     """The commits that refs lead to, as far as they can be read."""
-    pending = [*commits.refs.values(), *([commits.head] if commits.head is not None else [])]
+    pending = [target for target in refs.values() if isinstance(target, bytes)]
     found: set[bytes] = set()
     while pending:
         id = pending.pop()

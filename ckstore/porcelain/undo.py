@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.refs import change, move_refs
-from ckstore.checkpoint.whole import has_component
-from ckstore.errors import Absent, Conflict, InvalidInput
+from ckstore.checkpoint.whole import has_component, whole_check
+from ckstore.errors import Absent, Conflict, Integrity, InvalidInput
 from ckstore.storage.collector import REPAIR, collecting
 from ckstore.storage.record import Filled, Record, RefMove, Symbolic
 from ckstore.storage.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from ckstore.checkpoint.refs import RefChange
-    from ckstore.repository import Repository
+    from ckstore.repository import Commits, Repository
+    from ckstore.storage.collector import Collector
     from ckstore.storage.record import Target
 
 REASON = "undo"
+_RESTORE = "restore"
 _UNDO = re.compile(rf"{REASON} (\d+)")
 _SHORT = 12
 
@@ -67,6 +70,8 @@ class _Found:
 def undo(repository: Repository, options: UndoOptions) -> UndoResult:
     """Put the refs that a record moved back to where they were before it, all or none; or bring back what gc dropped.
 
+    Where gc has taken what a ref is to go back to, that is brought back too, as long as it is on the disk.
+
     Raises `Absent` where all that gc dropped has been removed, `InvalidInput` where there is nothing to take back, or
     the record is not there, changed nothing of that kind or has been undone already; `Conflict` where a ref is not
     where the record put it any more; `Integrity` where a commit to go back to, or the journal that far back, cannot be
@@ -77,15 +82,41 @@ def undo(repository: Repository, options: UndoOptions) -> UndoResult:
     moves = [RefMove(move.name, move.new, move.old) for move in _moved(found.record)]
     for move in moves:
         _check_stands(move, commits.targets.get(move.name), found)
-        if isinstance(move.new, bytes):
-            commits.read_commit(move.new)
+    targets = {move.new for move in moves if isinstance(move.new, bytes)}
+    is_whole = _are_whole(repository, commits, targets)
+    if is_whole or not repository.store.ask(View.condemned):
+        for target in targets:
+            commits.read_commit(target)
     said = (found.seq, found.record.reason, found.record.time_ns)
     if _drops(found.record):
         return UndoResult(*said, (), *_bring_back(repository, found, options))
     if options.dry_run:
         return UndoResult(*said, tuple(map(change, moves)), None)
-    moved = move_refs(repository, f"{REASON} {found.seq}", options.time_ns, moves)
+    with nullcontext() if is_whole else collecting(repository.store) as collector:
+        if collector is not None:
+            _restore(repository, collector, Record(options.time_ns, _RESTORE))
+            for target in targets:
+                repository.commits().read_commit(target)
+        moved = move_refs(repository, f"{REASON} {found.seq}", options.time_ns, moves)
     return UndoResult(*said, moved.moves, moved.record)
+
+
+def _are_whole(repository: Repository, commits: Commits, targets: Collection[bytes]) -> bool:
+    """Whether commits to go back to, and those before them, are all here."""
+    try:
+        for target in targets:
+            commits.read_commit(target)
+        whole_check(repository, commits, targets)()
+    except (Conflict, Integrity):
+        return False
+    return True
+
+
+def _restore(repository: Repository, collector: Collector, record: Record) -> int | None:
+    """Use all condemned packs again whose files are there: the number of the record that says so, None for none."""
+    store = repository.store
+    waiting = [one.pack for one in store.ask(View.condemned) if store.layout.pack(one.pack.name).exists()]
+    return collector.restore(record, waiting) if waiting else None
 
 
 def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> tuple[int | None, int, int]:
@@ -93,10 +124,9 @@ def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> 
     store = repository.store
     time_ns, reason = options.time_ns, f"{REASON} {found.seq}"
     with collecting(store) as collector:
-        waiting = [one.pack for one in store.ask(View.condemned) if store.layout.pack(one.pack.name).exists()]
         if options.dry_run:
             return None, 0, 0
-        record = collector.restore(Record(time_ns, reason), waiting) if waiting else None
+        _restore(repository, collector, Record(time_ns, reason))
         commits = repository.commits()
         filled = []
         for hole in found.record.holes:

@@ -15,9 +15,9 @@ from ckstore.storage.record import PackEntry, Record, Ref, Snapshot, Target
 from ckstore.storage.view import CONDEMNED, CURSOR, CURSOR_KEY, PACK, REPOSITORY_KEY, View, located
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from ckstore.pack.format import Row
+    from ckstore.pack.format import Frame, Row
     from ckstore.storage.journal import JournalFrame
 
 _SEQ = struct.Struct(">Q")
@@ -63,8 +63,7 @@ class Follower(View):
             for table in ("journal", "holes", "condemned"):
                 self._transaction.drop(self._tables[table], delete=False)
             named = {entry.name for entry in content.packs}
-            for entry in [entry for entry in self.packs() if entry.name not in named]:
-                self._drop_pack(entry, packs)
+            self._drop_packs([entry for entry in self.packs() if entry.name not in named], packs)
             self._add_packs([entry for entry in content.packs if entry.name not in known], packs)
             self._set_refs(content.refs)
         else:
@@ -74,9 +73,9 @@ class Follower(View):
                 self._delete("holes", filled.commit + filled.component.encode())
             for name in content.removed:
                 self._delete("condemned", name)
+        if not isinstance(content, Snapshot):
+            self._drop_packs([one.pack for one in content.condemned], packs)
         for one in content.condemned:
-            if not isinstance(content, Snapshot):
-                self._drop_pack(one.pack, packs)
             self.put("condemned", one.pack.name, CONDEMNED.pack(one.pack.digest, one.pack.size_bytes, one.since_ns))
         for hole in content.holes:
             self.put("holes", hole.commit + hole.component.encode(), hole.reason.encode())
@@ -113,7 +112,7 @@ class Follower(View):
                 continue
             other = self.locate(id)
             if other is not None:
-                if self._rank(other) <= self._rank(place):
+                if self._rank(other) <= self._rank(place) and self.can_read(id):
                     self._put_spare(place)
                     continue
                 self._put_spare(other)
@@ -133,8 +132,16 @@ class Follower(View):
     def _put_spare(self, place: Location) -> None:
         self.put("spares", _spare_key(place), to_row(place))
 
-    def _drop_pack(self, entry: PackEntry, packs: PackRows) -> None:
-        """Forget a pack and its frames; where another pack has a spare of an object, that gets the row."""
+    def _drop_packs(self, entries: Sequence[PackEntry], packs: PackRows) -> None:
+        """Forget packs and their frames; where another pack has a spare of an object, that gets the row."""
+        lost = [frame for entry in entries for frame in self._dropped(entry, packs)]
+        self._promote({frame.id for frame in lost})
+        for frame in lost:
+            if frame.kind is Kind.COMMIT and self.get("frames", frame.id) is None:
+                self._delete("commits", frame.id)
+
+    def _dropped(self, entry: PackEntry, packs: PackRows) -> list[Frame]:
+        """Forget a pack and its frames; those that had rows."""
         self._delete("packs", entry.name)
         for base, waiting in list(self._waiting.items()):
             self._waiting[base] = [place for place in waiting if place.pack != entry.name]
@@ -152,25 +159,22 @@ class Follower(View):
             if row is not None and lies_at(row, place):
                 self._delete("frames", place.frame.id)
                 lost.append(place.frame)
-        for frame in sorted(lost, key=lambda frame: frame.version):
-            if spares:
-                self._promote(frame.id)
-            if frame.kind is Kind.COMMIT and self.get("frames", frame.id) is None:
-                self._delete("commits", frame.id)
+        return lost
 
     def _all(self) -> Iterator[Location]:
         """Every frame, with a row or spare."""
         yield from list(self.locations())
         yield from list(self.spares())
 
-    def _promote(self, id: bytes) -> None:
-        """Give the row of an object to the best of its spares."""
-        spares = [located(id, value) for _, value in self.beginning("spares", id)]
+    def _promote(self, ids: Collection[bytes]) -> None:
+        """Give the rows of objects to the best of their spares: in the order of those, as one may need another."""
+        if not self._transaction.stat(self._tables["spares"])["entries"]:
+            return
+        spares = [located(id, value) for id in ids for _, value in self.beginning("spares", id)]
         for place in sorted(spares, key=self._rank):
-            if self._is_readable(place):
+            if self.get("frames", place.frame.id) is None and self._is_readable(place):
                 self._delete("spares", _spare_key(place))
-                self.put("frames", id, to_row(place))
-                return
+                self.put("frames", place.frame.id, to_row(place))
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
         names = {ref.name for ref in refs}

@@ -61,8 +61,8 @@ class ObjectStore:
         return self._ask(lambda view: view.locate(id))
 
     def known(self, ids: Iterable[bytes]) -> set[bytes]:
-        """Those of `ids` that the index knows."""
-        return self._ask(lambda view: {id for id in ids if view.get("frames", id) is not None})
+        """Those of `ids` that are here and can be read, as far as the index knows."""
+        return self._ask(lambda view: {id for id in ids if view.can_read(id)})
 
     def read(self, kind: Kind, id: bytes) -> bytes:
         """The raw bytes of an object, verified. Raises `Integrity`."""

@@ -145,7 +145,7 @@ class Transaction:
         if self._store.index.moment() == self._seen:
             return []
         with self._store.index.reading() as view:
-            lost = [id for id in self._known if view.get("frames", id) is None]
+            lost = [id for id in self._known if not view.can_read(id)]
             baseless = [id for id, (_, frame) in self._encoder.deltas.items() if not _has_base(view, frame)]
         again = [(*self._known.pop(id), id) for id in lost]
         again += [(Kind.CHUNK, self._encoder.deltas.pop(id)[0], id) for id in baseless]
@@ -216,7 +216,7 @@ def _check_unchanged(new: Sequence[New], whole: memoryview) -> None:
 def _has_base(view: View, frame: Frame) -> bool:
     """Whether what a delta is kept against is there, in a version that it can be kept against."""
     base = view.locate(frame.base)
-    return base is not None and suits(base.frame, frame)
+    return base is not None and suits(base.frame, frame) and view.can_read(frame.base)
 
 
 def _refused(view: View, moves: Sequence[RefMove]) -> RefMove | None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, checksum
+from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, checksum
+from ckstore.storage.chain import suits
 from ckstore.storage.environment import IndexDamaged
 from ckstore.storage.journal import Cursor
 from ckstore.storage.location import Location, from_row
@@ -62,6 +63,17 @@ class View:
         """Where object `id` lies, or None."""
         value = self.get("frames", id)
         return None if value is None else located(id, value)
+
+    def can_read(self, id: bytes) -> bool:
+        """Whether object `id` has a row, and so has what it is kept against, and so on.
+
+        While gc takes packs one after another, frames that nothing needs may lose their bases before they go too.
+        """
+        place = self.locate(id)
+        while place is not None and place.frame.base != NO_ID:
+            base = self.locate(place.frame.base)
+            place = base if base is not None and suits(base.frame, place.frame) else None
+        return place is not None
 
     def locations(self) -> Iterator[Location]:
         """Every object's place."""

@@ -1,8 +1,8 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests; the figures that some reach are printed in the end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,39 @@ import ckstore
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+FIGURES = pytest.StashKey[dict[str, int]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--crash-scale", type=int, default=1, help="how many times as many crash states and rounds")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash.setdefault(FIGURES, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs a part of the tests hands its figures on."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = session.config.stash[FIGURES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up the figures of such processes."""
+    figures = node.config.stash[FIGURES]
+    for name, number in getattr(node, "workeroutput", {}).get("figures", {}).items():
+        figures[name] = figures.get(name, 0) + number
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash[FIGURES]
+    if figures:
+        terminalreporter.section("crash harness")
+        for name, number in sorted(figures.items()):
+            terminalreporter.line(f"{number:6} {name}")
 
 
 @pytest.fixture(autouse=True)

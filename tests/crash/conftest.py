@@ -1,4 +1,4 @@
-"""`pytest tests/crash --crash-scale N` does N times as much of what is sampled; the figures reached are printed."""
+"""What the crash tests share. `pytest --crash-scale N` does N times as much of what is sampled."""
 
 from __future__ import annotations
 
@@ -9,26 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import FIGURES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-FIGURES = pytest.StashKey[dict[str, int]]()
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--crash-scale", type=int, default=1, help="how many times as many crash states and rounds")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash.setdefault(FIGURES, {})
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    figures = config.stash.get(FIGURES, {})
-    if figures:
-        terminalreporter.section("crash harness")
-        for name, number in sorted(figures.items()):
-            terminalreporter.line(f"{number:6} {name}")
 
 
 @pytest.fixture

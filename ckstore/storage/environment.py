@@ -62,7 +62,10 @@ class Shared:
             create=False,  # the folder is there
         )
         environment.reader_check()
-        self.tables = {name: environment.open_db(name.encode()) for name in TABLES}
+        with environment.begin(write=True) as transaction:
+            # All at once, so that one that is missing later has been lost.
+            fresh = not environment.stat()["entries"]
+            self.tables = {name: environment.open_db(name.encode(), transaction, create=fresh) for name in TABLES}
         if not existed:
             durable.sync_folder(self.folder)
             durable.sync_folder(self.folder.parent)
@@ -93,6 +96,18 @@ class Shared:
                 broken.close()
                 self.environment = self._open()
             return self.environment
+
+    def renew(self, damaged: lmdb.Environment) -> None:
+        """Begin with empty files in place of those that LMDB can neither read nor empty.
+
+        Whoever has the old ones open goes on with them, and follows the journal there.
+        """
+        with REGISTRY.lock:
+            if self.environment is damaged:
+                damaged.close()
+                for name in ("data.mdb", "lock.mdb"):
+                    (self.folder / name).unlink(missing_ok=True)
+                self.environment = self._open()
 
 
 class Registry:

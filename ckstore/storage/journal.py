@@ -56,6 +56,11 @@ class JournalFrame(NamedTuple):
     raw: bytes
     end: Cursor
 
+    @property
+    def previous(self) -> bytes:
+        """The hash of the frame before it."""
+        return _previous(self.raw)
+
 
 class Tail(NamedTuple):
     """What follows a cursor: whole frames, and how many bytes of a torn last one."""

@@ -29,6 +29,12 @@ Table = lmdb._Database
 
 TABLES = ("frames", "spares", "commits", "packs", "condemned", "refs", "holes", "journal", "meta")
 
+_WANTING = {
+    errno.ENOMEM: f"allow {MAP_SIZE >> 30} GiB of address space (`ulimit -v unlimited`); it takes no memory",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.ENFILE: "this machine has too many files open",
+}
+
 _LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing
 
 
@@ -52,20 +58,25 @@ class Shared:
             raise IndexDamaged(f"the index in {self.folder} is cut short")
         durable.make_folder(self.folder)
         durable.reserve(self.folder / "lock.mdb", _LOCK_TABLE_SIZE)
-        environment = lmdb.open(
-            str(self.folder),
-            map_size=MAP_SIZE,
-            max_dbs=len(TABLES),
-            sync=True,
-            writemap=False,
-            max_readers=512,
-            create=False,  # the folder is there
-        )
+        with _starved(self.folder):
+            environment = lmdb.open(
+                str(self.folder),
+                map_size=MAP_SIZE,
+                max_dbs=len(TABLES),
+                sync=True,
+                writemap=False,
+                max_readers=512,
+                create=False,  # the folder is there
+            )
         environment.reader_check()
-        with environment.begin(write=True) as transaction:
-            # All at once, so that one that is missing later has been lost.
-            fresh = not environment.stat()["entries"]
-            self.tables = {name: environment.open_db(name.encode(), transaction, create=fresh) for name in TABLES}
+        if not environment.stat()["entries"]:
+            with environment.begin(write=True) as transaction:
+                # All at once, so that one that is missing later has been lost.
+                for name in TABLES:
+                    environment.open_db(name.encode(), transaction)
+        # Only to read: a writer that is stopped holds LMDB's lock too, and nobody is to wait for it here.
+        with environment.begin() as transaction:
+            self.tables = {name: environment.open_db(name.encode(), transaction, create=False) for name in TABLES}
         if not existed:
             durable.sync_folder(self.folder)
             durable.sync_folder(self.folder.parent)
@@ -126,6 +137,19 @@ def _fresh_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_fresh_lock)
+
+
+@contextmanager
+def _starved(folder: Path) -> Iterator[None]:
+    """An index that cannot be opened for want of memory or descriptors is not damaged."""
+    try:
+        yield
+    except lmdb.Error as error:
+        for number, hint in _WANTING.items():
+            if os.strerror(number) in str(error):
+                what = f"cannot open the index in {folder}: {os.strerror(number)}"
+                raise SaveFailed(what, hint=hint) from error
+        raise
 
 
 @contextmanager

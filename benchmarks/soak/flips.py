@@ -1,9 +1,9 @@
-"""Damages files of a repository, as often as wanted: `python benchmarks/soak/flips.py [--count N] [--seed S] [--every]`.
+"""Damages files of a repository, as often as wanted: `python benchmarks/soak/flips.py [--count N] [--seed S]`.
 
-Flips so many random bits, or with `--every` each bit of a smaller repository in turn (hours); with `--steps` files are cut,
-lengthened, zeroed, doubled and lost instead, at all steps of 512 bytes. `--file index/` does only files whose names begin
-so. Each is done to a copy, which a process of its own examines: right bytes or a typed error, never a signal. Prints what
-it came to and a line for each failure; `--again "flip index/data.mdb 77"` does that one again.
+Flips so many random bits, or with `--every` each bit of a smaller repository in turn (hours); with `--steps` files are
+cut, lengthened, zeroed, doubled and lost instead, at all steps of 512 bytes. `--file index/` does only files whose
+names begin so. Each is done to a copy, which a process of its own examines: right bytes or a typed error, never a
+signal. Prints what it came to and a line for each failure; `--again "flip index/data.mdb 77"` does that one again.
 """
 
 from __future__ import annotations
@@ -74,8 +74,10 @@ def main() -> int:
         outcomes = soaked(template, chosen)
     for outcome, number in sorted(outcomes.items()):
         print(f"{number:8,} {outcome}")
-    print(f"{sum(outcomes.values()):8,} in {len(sizes)} files of {sum(sizes.values()):,} bytes, "
-          f"{time.monotonic() - began:.0f} s")
+    print(
+        f"{sum(outcomes.values()):8,} in {len(sizes)} files of {sum(sizes.values()):,} bytes, "
+        f"{time.monotonic() - began:.0f} s"
+    )
     return int(any(outcome.endswith("wrong") for outcome in outcomes))
 
 

@@ -69,14 +69,10 @@ class Shared:
                 create=False,  # the folder is there
             )
         environment.reader_check()
-        if not environment.stat()["entries"]:
-            with environment.begin(write=True) as transaction:
-                # All at once, so that one that is missing later has been lost.
-                for name in TABLES:
-                    environment.open_db(name.encode(), transaction)
-        # Only to read: a writer that is stopped holds LMDB's lock too, and nobody is to wait for it here.
-        with environment.begin() as transaction:
-            self.tables = {name: environment.open_db(name.encode(), transaction, create=False) for name in TABLES}
+        with environment.begin(write=True) as transaction:
+            # All at once, so that one that is missing later has been lost.
+            fresh = not environment.stat()["entries"]
+            self.tables = {name: environment.open_db(name.encode(), transaction, create=fresh) for name in TABLES}
         if not existed:
             durable.sync_folder(self.folder)
             durable.sync_folder(self.folder.parent)

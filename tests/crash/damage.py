@@ -73,7 +73,9 @@ def parsed(line: str) -> Damage:
 
 def files(root: Path) -> dict[str, int]:
     """The files of a `.ckstore` folder, and the bytes they have. Those of the user's settings apart."""
-    found = {path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
+    found = {
+        path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()
+    }
     return {name: size for name, size in found.items() if name != "config.toml"}
 
 

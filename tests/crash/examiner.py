@@ -117,7 +117,9 @@ class Examination:
         if not self._damage.is_of_data:
             repository.store.rebuild_index()
             after = indexed(repository)
-            self.wrong += [f"the index made anew differs in {name}" for name in after if after[name] != before.index[name]]
+            self.wrong += [
+                f"the index made anew differs in {name}" for name in after if after[name] != before.index[name]
+            ]
 
     def _reflog(self, repository: Repository) -> None:
         """What is left of it is right."""

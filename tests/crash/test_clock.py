@@ -46,7 +46,10 @@ def test_a_clock_that_jumps(jumps: str, collected: bool, memory: Path, count: Ca
         for seed in range(3):
             acknowledged[save(repository, Label("chain", seed))] = Label("chain", seed)
     for number, jump in enumerate(JUMPS[jumps], 1):
-        with replaced(time, "time", lambda: real() + jump), replaced(time, "time_ns", lambda: real_ns() + jump * 10**9):
+        with (
+            replaced(time, "time", lambda jump=jump: real() + jump),
+            replaced(time, "time_ns", lambda jump=jump: real_ns() + jump * 10**9),
+        ):
             _stamp(folder / FOLDER, time.time())
             if number % 2:
                 shutil.rmtree(folder / FOLDER / "index")

@@ -65,7 +65,7 @@ class PackFiles:
         self._pid = os.getpid()
 
     def get(self, name: bytes) -> PackFile:
-        """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone, `SaveFailed` with no descriptor left."""
+        """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone, `SaveFailed` without descriptors."""
         with self._held():
             pack = self._open.pop(name, None) or self._opened(f"{self._folder}/{pack_file_name(name)}")
             self._open[name] = pack

@@ -44,7 +44,7 @@ class Original(NamedTuple):
     log: object
     reflog: object
     states: dict[bytes, dict[str, object] | None]
-    index: dict[str, list[Any]]
+    tables: dict[str, list[Any]]
     newest: str
 
     def must_be_found(self, damage: Damage) -> bool:
@@ -118,7 +118,7 @@ class Examination:
             repository.store.rebuild_index()
             after = indexed(repository)
             self.wrong += [
-                f"the index made anew differs in {name}" for name in after if after[name] != before.index[name]
+                f"the index made anew differs in {name}" for name in after if after[name] != before.tables[name]
             ]
 
     def _reflog(self, repository: Repository) -> None:

@@ -1,6 +1,6 @@
-"""Says what a damaged repository does: `python -m tests.crash.examiner FOLDER`, a line of damage in, a line of JSON out.
+"""Says what a damaged repository does: `python -m tests.crash.examiner FOLDER`, damage in, JSON out.
 
-Each line (`flip packs/0a1b.pack 77`) is done to a copy of the repository in FOLDER. A forked child opens that, loads every
+Each line (`flip packs/0a1b.pack 77`) is done to a copy of the repository in FOLDER. A forked child opens it, loads each
 commit, reads logs, verifies, and makes the index anew: a signal ends that child alone. Right bytes or a typed error.
 """
 
@@ -69,7 +69,7 @@ def original(folder: Path, cache: Path) -> Original:
 
 
 class Examination:
-    """The examination of one damaged repository: what is `wrong`, whether the damage was `found`, which `errors` came."""
+    """Of one damaged repository: what is `wrong`, whether the damage was `found`, which `errors` came."""
 
     def __init__(self, folder: Path, damage: Damage, before: Original) -> None:
         self.wrong: list[str] = []

@@ -1,7 +1,7 @@
 """A save and a gc under a limit: `python -m tests.crash.starved FOLDER LIMIT VALUE`.
 
-Prints a JSON line for each of open, save, gc: what it gave (an id), or the error's name. Three descriptors are open as it
-begins; RLIMIT_AS counts from the address space in use.
+Prints a JSON line for each of open, save, gc: what it gave (an id), or the error's name. Three descriptors are open as
+it begins; RLIMIT_AS counts from the address space in use.
 """
 
 from __future__ import annotations

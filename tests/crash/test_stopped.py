@@ -1,4 +1,4 @@
-"""A writer is stopped (SIGSTOP) at a call of its save: others read on, may not write while it has the lock, and see who.
+"""A writer is stopped (SIGSTOP) at a call of its save: others read on, may not write while it has the lock, see who.
 
 Once it goes on, its save is done or refused as if nothing had been.
 """

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+"""What the system says where no descriptor is left: that is no damage."""
 _IOV_MAX = 512
 _WRITE_BACK_BYTES = 8 << 20
 _SYNC_FILE_RANGE_WRITE = 2

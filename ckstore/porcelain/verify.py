@@ -103,6 +103,7 @@ def verify(
     """
     share = Fraction(1) if subset is None else _share(subset)
     found = _Found()
+    repository.store.ask(View.check)  # an index that is damaged is made anew first
     commits = repository.commits()
     for what in _journal(repository):
         found.add("journal", what)

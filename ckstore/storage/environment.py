@@ -29,6 +29,12 @@ Table = lmdb._Database
 
 TABLES = ("frames", "spares", "commits", "packs", "condemned", "refs", "holes", "journal", "meta")
 
+_WANTING = {
+    errno.ENOMEM: f"allow {MAP_SIZE >> 30} GiB of address space (`ulimit -v unlimited`); it takes no memory",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+    errno.ENFILE: "this machine has too many files open",
+}
+
 _LOCK_TABLE_SIZE = 36 << 10  # of LMDB's table of 512 readers, which it maps for writing
 
 
@@ -52,17 +58,21 @@ class Shared:
             raise IndexDamaged(f"the index in {self.folder} is cut short")
         durable.make_folder(self.folder)
         durable.reserve(self.folder / "lock.mdb", _LOCK_TABLE_SIZE)
-        environment = lmdb.open(
-            str(self.folder),
-            map_size=MAP_SIZE,
-            max_dbs=len(TABLES),
-            sync=True,
-            writemap=False,
-            max_readers=512,
-            create=False,  # the folder is there
-        )
+        with _starved(self.folder):
+            environment = lmdb.open(
+                str(self.folder),
+                map_size=MAP_SIZE,
+                max_dbs=len(TABLES),
+                sync=True,
+                writemap=False,
+                max_readers=512,
+                create=False,  # the folder is there
+            )
         environment.reader_check()
-        self.tables = {name: environment.open_db(name.encode()) for name in TABLES}
+        with environment.begin(write=True) as transaction:
+            # All at once, so that one that is missing later has been lost.
+            fresh = not environment.stat()["entries"]
+            self.tables = {name: environment.open_db(name.encode(), transaction, create=fresh) for name in TABLES}
         if not existed:
             durable.sync_folder(self.folder)
             durable.sync_folder(self.folder.parent)
@@ -94,6 +104,18 @@ class Shared:
                 self.environment = self._open()
             return self.environment
 
+    def renew(self, damaged: lmdb.Environment) -> None:
+        """Begin with empty files in place of those that LMDB can neither read nor empty.
+
+        Whoever has the old ones open goes on with them, and follows the journal there.
+        """
+        with REGISTRY.lock:
+            if self.environment is damaged:
+                damaged.close()
+                for name in ("data.mdb", "lock.mdb"):
+                    (self.folder / name).unlink(missing_ok=True)
+                self.environment = self._open()
+
 
 class Registry:
     """The environments open in this process, by the folder's real path: LMDB forbids a second one."""
@@ -111,6 +133,19 @@ def _fresh_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_fresh_lock)
+
+
+@contextmanager
+def _starved(folder: Path) -> Iterator[None]:
+    """An index that cannot be opened for want of memory or descriptors is not damaged."""
+    try:
+        yield
+    except lmdb.Error as error:
+        for number, hint in _WANTING.items():
+            if os.strerror(number) in str(error):
+                what = f"cannot open the index in {folder}: {os.strerror(number)}"
+                raise SaveFailed(what, hint=hint) from error
+        raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ckstore.storage.environment import REGISTRY, Shared, lmdb_errors, write_errors
+from ckstore.storage.environment import REGISTRY, IndexDamaged, Shared, lmdb_errors, write_errors
 from ckstore.storage.follower import Follower
 from ckstore.storage.view import GENERATION_KEY, View
 
@@ -83,6 +83,17 @@ class Index:
 
     def rebuild(self, frames: Sequence[JournalFrame], packs: PackRows) -> None:
         """Empty the index and follow `frames`, the first of which is a snapshot, in one transaction."""
+        environment = self._shared.current()
+        try:
+            self._rebuild(frames, packs)
+            with self.reading() as view:
+                view.check()
+        except IndexDamaged:
+            with lmdb_errors():
+                self._shared.renew(environment)
+            self._rebuild(frames, packs)
+
+    def _rebuild(self, frames: Sequence[JournalFrame], packs: PackRows) -> None:
         with lmdb_errors(), write_errors(), self._shared.begin(write=True) as transaction:
             for table in self._shared.tables.values():
                 transaction.drop(table, delete=False)

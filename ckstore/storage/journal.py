@@ -16,7 +16,7 @@ import msgspec
 
 from ckstore import durable
 from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, checksum, derived
-from ckstore.errors import CkstoreError, Format, Integrity
+from ckstore.errors import CkstoreError, Format, Integrity, SaveFailed
 from ckstore.storage.record import Record, Snapshot, fold
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class JournalFrame(NamedTuple):
     raw: bytes
     end: Cursor
 
+    @property
+    def previous(self) -> bytes:
+        """The hash of the frame before it."""
+        return _previous(self.raw)
+
 
 class Tail(NamedTuple):
     """What follows a cursor: whole frames, and how many bytes of a torn last one."""
@@ -82,7 +87,7 @@ class Journal:
         try:
             names = list(self.folder.iterdir())
         except OSError as error:
-            raise Integrity(f"cannot read {self.folder}: {error.strerror}", hint="restore it from a backup") from error
+            raise _unreadable(self.folder, error, "restore it from a backup") from error
         for path in names:
             if path.name.endswith(_SUFFIX) and not path.name.startswith("."):
                 try:
@@ -228,7 +233,7 @@ class Journal:
             with path.open("rb") as file:
                 yield file
         except OSError as error:
-            raise Integrity(f"cannot read {path}: {error.strerror}", hint=_DAMAGED_HINT) from error
+            raise _unreadable(path, error, _DAMAGED_HINT) from error
 
     def _snapshot(self, segment: int) -> JournalFrame:
         frame = _read_frame(self.path(segment).read_bytes(), 0, Cursor(segment, 0, 0, b""))
@@ -247,6 +252,13 @@ class Journal:
             raise Diverged
         frames.append(frame)
         return frame.end
+
+
+def _unreadable(path: Path, error: OSError, hint: str) -> CkstoreError:
+    what = f"cannot read {path}: {error.strerror}"
+    if error.errno in durable.TOO_MANY_OPEN:
+        return SaveFailed(what, hint="allow more open files (`ulimit -n`)")
+    return Integrity(what, hint=hint)
 
 
 def first_frame(data: bytes) -> JournalFrame | None:

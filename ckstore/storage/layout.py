@@ -106,6 +106,8 @@ def read_any_format(layout: Layout) -> tuple[int, str]:
         raise NoRepository(
             f"{layout.root} is no ckstore repository", hint="`ckstore init` makes one; -C names another folder"
         ) from None
+    except OSError as error:
+        raise Integrity(f"cannot read {layout.format}: {error.strerror}", hint="check the disk (`dmesg`)") from error
     try:
         said = tomllib.loads(text.decode())
         version, repository_id = said["format"], said["id"]

@@ -13,6 +13,7 @@ from ckstore.errors import Format, Integrity
 from ckstore.objects.tree import CHUNK_SIZE
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
 from ckstore.storage.chain import DEEPEST, suits
+from ckstore.storage.view import View
 from ckstore.storage.workers import PerThread, jobs
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from ckstore.storage.location import Location
     from ckstore.storage.pack_file import PackFiles
-    from ckstore.storage.view import View
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class ObjectStore:
     """An ObjectReader over the local packs.
 
     `ask` puts a question to the index; `refresh` brings the index up to date with the journal and is tried once
-    where an object is not where the index says.
+    where an object is not where the index says. Where one is missing, the index is checked once.
     """
 
     def __init__(self, ask: Ask, packs: PackFiles, workers: Workers, refresh: Callable[[], object]) -> None:
@@ -55,6 +55,7 @@ class ObjectStore:
         self._workers = workers
         self._refresh = refresh
         self._scratch = PerThread()
+        self._checked = False
 
     def locate(self, id: bytes) -> Location | None:
         """Where an object lies, as far as the index knows."""
@@ -133,6 +134,10 @@ class ObjectStore:
     def _found(self, id: bytes) -> Location:
         location = self.locate(id)
         if location is None and self._refresh():
+            location = self.locate(id)
+        if location is None and not self._checked:
+            self._checked = True  # once: a repository that has lost much asks often
+            self._ask(View.check)
             location = self.locate(id)
         if location is None:
             raise Integrity(

@@ -8,6 +8,8 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from ckstore import durable
+from ckstore.errors import SaveFailed
 from ckstore.storage.layout import pack_file_name
 
 if TYPE_CHECKING:
@@ -63,13 +65,30 @@ class PackFiles:
         self._pid = os.getpid()
 
     def get(self, name: bytes) -> PackFile:
-        """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone."""
+        """The pack `name`. Raises OSError (ENOENT, ESTALE) where the file is gone, `SaveFailed` without descriptors."""
         with self._held():
-            pack = self._open.pop(name, None) or PackFile(f"{self._folder}/{pack_file_name(name)}")
+            pack = self._open.pop(name, None) or self._opened(f"{self._folder}/{pack_file_name(name)}")
             self._open[name] = pack
             if len(self._open) > _OPEN_AT_ONCE:
                 self._open.popitem(last=False)
             return pack
+
+    def _opened(self, path: str) -> PackFile:
+        """A pack file; where there are too many open files, those that nobody reads now are closed first."""
+        try:
+            return PackFile(path)
+        except OSError as error:
+            if error.errno not in durable.TOO_MANY_OPEN:
+                raise
+        self._open.clear()
+        try:
+            return PackFile(path)
+        except OSError as error:
+            if error.errno not in durable.TOO_MANY_OPEN:
+                raise
+            raise SaveFailed(  # no damage: nothing is known of the pack
+                f"cannot open {path}: {error.strerror}", hint="allow more open files (`ulimit -n`)"
+            ) from error
 
     def forget(self, name: bytes) -> None:
         """Open `name` anew next time."""

@@ -133,23 +133,46 @@ class Recovery:
         warnings.warn(
             f"{self._journal.path(cursor.segment)} was damaged and has been mended from the index", CkstoreWarning, 2
         )
+        if self._is_gone(cursor):
+            durable.put(self._journal.path(cursor.segment), self._copy())
+            return
         with self._index.reading() as view:
             snapshot = view.snapshot()
         frame = self._journal.begin(cursor.segment + 1, snapshot, cursor.seq, cursor.hash)
         self._index.apply(cursor, [frame], self._rows)
 
+    def _is_gone(self, cursor: Cursor) -> bool:
+        """Whether the newest segment's file is gone, while the index holds it all, and the one before leads to it."""
+        if self._journal.segments()[-1:] != [cursor.segment - 1]:
+            return False
+        data = self._copy()
+        try:
+            first = first_frame(data)
+            before = self._journal.newest().frames
+        except (Integrity, Format):
+            return False
+        return (
+            first is not None
+            and len(data) == cursor.offset
+            and any((one.end.seq, one.end.hash) == (first.end.seq, first.previous) for one in before)
+        )
+
     def _journal_lost_records(self, cursor: Cursor) -> bool:
         """Whether the newest segment is, up to damage, the one the index followed, and what it lost is all there."""
-        if self._journal.segments()[-1:] != [cursor.segment]:
+        segments = self._journal.segments()
+        if segments[-1:] == [cursor.segment]:
+            data = self._journal.path(cursor.segment).read_bytes()
+        elif segments and self._is_gone(cursor):
+            data = b""
+        else:
             return False
-        data = self._journal.path(cursor.segment).read_bytes()
         with self._index.reading() as view:
             copies = view.copies()
         position = same = 0
         while same < len(copies) and data.startswith(copies[same], position):
             position += len(copies[same])
             same += 1
-        if same == len(copies) or not same:
+        if same == len(copies) or not (same or not data):
             return False
         try:
             if first_frame(data[position:]) is not None:

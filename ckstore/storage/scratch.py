@@ -53,7 +53,11 @@ class Scratch:
 
     def _sweep(self) -> None:
         dead = []
-        for folder in self._layout.tmp.iterdir():
+        try:
+            found = list(self._layout.tmp.iterdir())
+        except OSError as error:
+            raise SaveFailed(f"cannot read {self._layout.tmp}: {error.strerror}", hint="try again") from error
+        for folder in found:
             if not folder.is_dir():
                 durable.unlink(folder)  # nobody's: what a file system left of a folder that it lost
                 continue

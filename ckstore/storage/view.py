@@ -9,7 +9,7 @@ import msgspec
 
 from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, checksum
 from ckstore.storage.chain import suits
-from ckstore.storage.environment import IndexDamaged
+from ckstore.storage.environment import TABLES, IndexDamaged
 from ckstore.storage.journal import Cursor
 from ckstore.storage.location import Location, from_row
 from ckstore.storage.record import Condemned, Hole, PackEntry, Ref, Snapshot, Target
@@ -42,9 +42,20 @@ class View:
         return None if stored is None else _opened(table, key, bytes(stored))
 
     def rows(self, table: str) -> Iterator[tuple[bytes, bytes]]:
-        """All rows of a table in order of key."""
+        """All rows of a table in order of key. Raises `IndexDamaged`, also where there are fewer than there must be."""
+        count = 0
         for key, stored in self._transaction.cursor(db=self._tables[table]):
+            count += 1
             yield bytes(key), _opened(table, bytes(key), bytes(stored))
+        if count != self._transaction.stat(self._tables[table])["entries"]:
+            raise IndexDamaged(f"the index table {table} has lost rows")
+
+    def check(self) -> None:
+        """Read all rows and look each up: also what holds rows together may be damaged. Raises `IndexDamaged`."""
+        for table in TABLES:
+            for key, _ in self.rows(table):
+                if self.get(table, key) is None:
+                    raise IndexDamaged(f"the index row {table}/{key.hex()[:16]} cannot be looked up")
 
     def cursor(self, repository_id: bytes) -> Cursor | None:
         """How far the journal of that repository was followed."""

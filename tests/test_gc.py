@@ -230,6 +230,7 @@ def test_a_commit_after_a_gc_that_was_killed_between_its_records(
         patched.setattr(Collector, "replace", killed)
         with pytest.raises(Killed):
             repo.gc(grace="1d")
+    assert repo.verify(read_data=True).ok
     wanted = {}
     for number in reversed(range(5)):
         wanted[f"b{number}"] = states[number]

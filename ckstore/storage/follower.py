@@ -67,6 +67,8 @@ class Follower(View):
             self._add_packs([entry for entry in content.packs if entry.name not in known], packs)
             self._set_refs(content.refs)
         else:
+            if any(self.get("condemned", entry.name) for entry in content.packs):
+                self._promote({place.frame.id for place in self.spares()})  # what lacks its base waits for it again
             self._add_packs(content.packs, packs)
             self._move_refs(content)
             for filled in content.filled:
@@ -108,7 +110,7 @@ class Follower(View):
             place = ready.pop()
             id = place.frame.id
             if not self._is_readable(place):
-                self._waiting.setdefault(place.frame.base, []).append(place)
+                self._wait(place)
                 continue
             other = self.locate(id)
             if other is not None:
@@ -118,6 +120,9 @@ class Follower(View):
                 self._put_spare(other)
             self.put("frames", id, to_row(place))
             ready += self._waiting.pop(id, [])
+
+    def _wait(self, place: Location) -> None:
+        self._waiting.setdefault(place.frame.base, []).append(place)
 
     def _is_readable(self, place: Location) -> bool:
         """Whether a frame has no base, or one that has a row and suits."""
@@ -172,9 +177,13 @@ class Follower(View):
             return
         spares = [located(id, value) for id in ids for _, value in self.beginning("spares", id)]
         for place in sorted(spares, key=self._rank):
-            if self.get("frames", place.frame.id) is None and self._is_readable(place):
-                self._delete("spares", _spare_key(place))
+            if self.get("frames", place.frame.id) is not None:
+                continue
+            self._delete("spares", _spare_key(place))
+            if self._is_readable(place):
                 self.put("frames", place.frame.id, to_row(place))
+            else:
+                self._wait(place)
 
     def _set_refs(self, refs: Sequence[Ref]) -> None:
         names = {ref.name for ref in refs}

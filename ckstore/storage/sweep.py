@@ -88,14 +88,17 @@ def sweep(inventory: Inventory, found: Live, *, repack: bool = False, deep: bool
         left = used & ~taken
         copied = _sparse(inventory.sums(needed), sizes, left, allowed) | _small(inventory, needed, sizes, left)
         taken |= copied
-        groups += [Group(unit, np.zeros(0, np.int64)) for unit in units(inventory, _numbers(copied), _GROUP_FRAMES)]
+        groups += [
+            Group(unit, np.zeros(0, np.int64))
+            for unit in units(inventory, np.flatnonzero(copied).tolist(), _GROUP_FRAMES)
+        ]
     kept = _kept(inventory, live, taken, again)
     after = inventory.with_bases(live | kept[inventory.pack], again) & ~again
     groups = [_completed(inventory, group, after) for group in groups]
     return Sweep(
-        unused=_numbers(~used),
+        unused=_leaving(inventory, ~used),
         groups=tuple(groups),
-        freed=_numbers(used & ~kept & ~taken),
+        freed=_leaving(inventory, used & ~kept & ~taken),
         live_bytes=live_bytes,
         base_bytes=base_bytes,
         dead_bytes=dead_bytes,
@@ -237,5 +240,25 @@ def _joined(pairs: Array, packs: int) -> list[int]:
     return [find(number) for number in range(packs)]
 
 
-def _numbers(chosen: Array) -> tuple[int, ...]:
-    return tuple(int(number) for number in np.flatnonzero(chosen))
+def _leaving(inventory: Inventory, chosen: Array) -> tuple[int, ...]:
+    """Chosen packs in an order in which none goes before those that hang on it, as far as there is one.
+
+    So a gc that is interrupted leaves no deltas without their bases.
+    """
+    deltas = np.flatnonzero(chosen[inventory.pack] & (inventory.base >= 0))
+    pairs = np.unique(np.stack([inventory.pack[deltas], inventory.pack[inventory.base[deltas]]], 1), axis=0)
+    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & chosen[pairs[:, 1]]]
+    waits_for = np.bincount(pairs[:, 1], minlength=len(chosen)).tolist()
+    bases: dict[int, list[int]] = {}
+    for number, base in pairs.tolist():
+        bases.setdefault(number, []).append(base)
+    left = np.flatnonzero(chosen).tolist()
+    ready = [number for number in left if not waits_for[number]]
+    order: list[int] = []
+    while ready:
+        order.append(ready.pop())
+        for base in bases.get(order[-1], ()):
+            waits_for[base] -= 1
+            if not waits_for[base]:
+                ready.append(base)
+    return (*order, *(number for number in left if waits_for[number]))

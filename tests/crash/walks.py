@@ -1,6 +1,6 @@
 """Random walks: commits, gc with policies, kills of gc, undo, repair, branches, by handles with indexes of their own.
 
-After each step every commit that a ref reaches reads back bit for bit or says that it is absent, in two of the three; in
+After each step every commit that a ref reaches reads back bit for bit or says that it is absent, in two of three; in
 the end `verify` finds nothing, and indexes that followed equal those made anew. Everything is decided by the seed.
 """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckstore import durable
-from ckstore.errors import Format, Integrity, NoRepository
+from ckstore.errors import Format, Integrity, NoRepository, SaveFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +99,7 @@ def read_format(layout: Layout) -> str:
 
 
 def read_any_format(layout: Layout) -> tuple[int, str]:
-    """The number of the repository's format, and its id. Raises `NoRepository`, `Integrity`."""
+    """The number of the repository's format, and its id. Raises `NoRepository`, `Integrity`, `SaveFailed`."""
     try:
         text = layout.format.read_bytes()
     except FileNotFoundError:
@@ -107,7 +107,7 @@ def read_any_format(layout: Layout) -> tuple[int, str]:
             f"{layout.root} is no ckstore repository", hint="`ckstore init` makes one; -C names another folder"
         ) from None
     except OSError as error:
-        raise Integrity(f"cannot read {layout.format}: {error.strerror}", hint="check the disk (`dmesg`)") from error
+        raise SaveFailed(f"cannot read {layout.format}: {error.strerror}", hint="check the disk (`dmesg`)") from error
     try:
         said = tomllib.loads(text.decode())
         version, repository_id = said["format"], said["id"]

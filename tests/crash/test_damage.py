@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEED = 20260
-FLIPS, STEPS, OF_THE_INDEX = 300, 260, 150
+FLIPS, STEPS, OF_THE_INDEX = 2000, 260, 150
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from fractions import Fraction
 SPAN = r"\d{1,12}(?:\.\d{1,9})?[smhdw]"
 """What a span looks like, as a regular expression."""
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+"""What the letters of a span stand for."""
+
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,9})?) ?([kKMGTP]?)(i?)B?", re.ASCII)
 _POWERS = "KMGTP"
 
@@ -17,14 +19,14 @@ def parse_span(text: str) -> int | None:
     """The nanoseconds of a span (s m h d w); None for a text that is none."""
     if re.fullmatch(SPAN, text, re.ASCII) is None:
         return None
-    return int(Fraction(text[:-1]) * _SECONDS[text[-1]] * 10**9)
+    return int(Fraction(text[:-1]) * SECONDS[text[-1]] * 10**9)
 
 
 def span_text(span_ns: int) -> str:
     """A span as `parse_span` reads it back, in the largest of d, h, m, s that is exact."""
     for unit in "dhm":
-        if span_ns % (_SECONDS[unit] * 10**9) == 0:
-            return f"{span_ns // (_SECONDS[unit] * 10**9)}{unit}"
+        if span_ns % (SECONDS[unit] * 10**9) == 0:
+            return f"{span_ns // (SECONDS[unit] * 10**9)}{unit}"
     whole, rest = divmod(span_ns, 10**9)
     return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + "s"
 

@@ -8,6 +8,7 @@ from ckstore.digest import Kind
 from ckstore.errors import Integrity
 from ckstore.graph.reachability import runs_of_tree
 from ckstore.storage.inventory import Live, Marker
+from ckstore.storage.packer import META
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from ckstore.objects.commit import Commit
     from ckstore.repository import Repository
     from ckstore.storage.inventory import Inventory
-
-META = ""
-"""What stands for a component of trees and commits."""
 
 
 def mark(

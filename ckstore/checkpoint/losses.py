@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckstore.checkpoint.absent import LOST
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Format, Integrity
+from ckstore.graph.history import unseen
 from ckstore.graph.reachability import objects_of_tree, runs_of_tree
 from ckstore.objects.encoding import decode_commit, encode
 from ckstore.objects.tree import split_ids
@@ -149,14 +150,7 @@ class Meanwhile:
 
     def _check_commits(self, tip: bytes) -> None:
         objects = self._repository.store.objects
-        pending = [tip]
-        while pending:
-            id = pending.pop()
-            if id in self._known:
-                continue
-            self._known.add(id)
-            commit = decode_commit(objects.read(Kind.COMMIT, id))
-            pending += commit.parents
+        for id, commit in unseen([tip], self._known, lambda id: decode_commit(objects.read(Kind.COMMIT, id))):
             for component in commit.components:
                 if any(one not in self._versions for _, one in objects_of_tree(objects, component.tree)):
                     raise _outdated(f"{id.hex()[:12]}, committed meanwhile, needs what is lost")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckstore.digest import Kind
+from ckstore.graph.history import unseen
 from ckstore.graph.reachability import objects_of_tree
 from ckstore.objects.encoding import decode_commit
 from ckstore.storage.collector import Outdated
@@ -48,14 +49,7 @@ class Since:
         """Walk what is new of a history: all its objects must stay."""
         store = self._repository.store
         objects = store.objects
-        pending = [tip]
-        while pending:
-            id = pending.pop()
-            if id in self._known:
-                continue
-            self._known.add(id)
-            commit = decode_commit(objects.read(Kind.COMMIT, id))
-            pending += commit.parents
+        for id, commit in unseen([tip], self._known, lambda id: decode_commit(objects.read(Kind.COMMIT, id))):
             holes = store.ask(lambda view, id=id: view.holes_of(id))  # type: ignore[misc]
             trees = [component.tree for component in commit.components if component.name not in holes]
             needed = {one for tree in trees for _, one in objects_of_tree(objects, tree)}

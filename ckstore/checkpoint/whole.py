@@ -69,11 +69,9 @@ def _reached(refs: Mapping[str, Target], commits: Commits) -> set[bytes]:
 
 def is_whole(repository: Repository, id: bytes, commit: Commit) -> bool:
     """Whether everything that a commit names is known, but for what is known to be absent."""
-    return all(
-        has_component(repository, component.tree)
-        for component in commit.components
-        if component.name not in repository.store.ask(lambda view: view.holes_of(id))
-    )
+    holes = repository.store.ask(lambda view: view.holes_of(id))
+    trees = [component.tree for component in commit.components if component.name not in holes]
+    return all(has_component(repository, tree) for tree in trees)
 
 
 def has_component(repository: Repository, tree: bytes) -> bool:

@@ -65,16 +65,21 @@ def describe(
     )
 
 
-def reachable(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> dict[bytes, Commit]:
-    """All commits reachable from `tips`, in no order."""
-    commits: dict[bytes, Commit] = {}
+def unseen(tips: Iterable[bytes], seen: set[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:
+    """The commits reachable from `tips` that are not in `seen`, which takes them in; in no order."""
     pending = list(tips)
     while pending:
         id = pending.pop()
-        if id not in commits:
-            commits[id] = read(id)
-            pending += commits[id].parents
-    return commits
+        if id not in seen:
+            seen.add(id)
+            commit = read(id)
+            yield id, commit
+            pending += commit.parents
+
+
+def reachable(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> dict[bytes, Commit]:
+    """All commits reachable from `tips`, in no order."""
+    return dict(unseen(tips, set(), read))
 
 
 def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:

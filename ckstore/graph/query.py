@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.errors import InvalidInput
 from ckstore.objects.structure import nearest
+from ckstore.units import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 _CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 _AGE = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 _NUMBERS: dict[str, Callable[[CommitInfo], float | None]] = {
     "step": lambda info: info.step,
@@ -83,7 +83,7 @@ def _test(condition: Condition, commits: Sequence[CommitInfo], now_ns: int) -> C
         age = _AGE.fullmatch(value)
         if age is None:
             raise InvalidInput(f"{value!r} is no age", hint="write it as 'age<2h' (s m h d w)")
-        limit = float(age[1]) * _SECONDS[age[2]] * 1e9
+        limit = float(age[1]) * SECONDS[age[2]] * 1e9
         return lambda info: _compare(now_ns - info.time_ns, operator, limit)
     number = _number_of(field, commits)
     try:

@@ -19,6 +19,7 @@ from ckstore.errors import InvalidInput, NoRevision
 from ckstore.graph.history import ancestry
 from ckstore.objects.encoding import bits_float
 from ckstore.objects.structure import nearest
+from ckstore.units import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,6 @@ _STEP = re.compile(r"([~^])(\d*)")
 _MOST_DIGITS = 18
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _AGE = re.compile(r"@(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BAD_REF = re.compile(r"[\x00-\x20~^:?*\[\\@\x7f]|\.\.|//|^[-/.]|[/.]$|\.lock$")
 _RESERVED = frozenset({"HEAD", "last"})
 _REF_LIMIT = 200
@@ -103,7 +103,7 @@ def _base(base: str, commits: Commits, now_ns: int) -> bytes:
         return _at_step(base, commits)
     age = _AGE.fullmatch(base)
     if age:
-        return _newest(commits, base, now_ns - float(age[1]) * _SECONDS[age[2]] * 1e9)
+        return _newest(commits, base, now_ns - float(age[1]) * SECONDS[age[2]] * 1e9)
     return _by_prefix(base, commits)
 
 

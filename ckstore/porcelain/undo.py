@@ -94,7 +94,7 @@ def undo(repository: Repository, options: UndoOptions) -> UndoResult:
         return UndoResult(*said, tuple(map(change, moves)), None)
     with nullcontext() if is_whole else collecting(repository.store) as collector:
         if collector is not None:
-            _restore(repository, collector, Record(options.time_ns, _RESTORE))
+            _restore(repository, collector, options.time_ns, _RESTORE)
             for target in targets:
                 repository.commits().read_commit(target)
         moved = move_refs(repository, f"{REASON} {found.seq}", options.time_ns, moves)
@@ -112,11 +112,11 @@ def _are_whole(repository: Repository, commits: Commits, targets: Collection[byt
     return True
 
 
-def _restore(repository: Repository, collector: Collector, record: Record) -> int | None:
+def _restore(repository: Repository, collector: Collector, time_ns: int, reason: str) -> int | None:
     """Use all condemned packs again whose files are there: the number of the record that says so, None for none."""
     store = repository.store
     waiting = [one.pack for one in store.ask(View.condemned) if store.layout.pack(one.pack.name).exists()]
-    return collector.restore(record, waiting) if waiting else None
+    return collector.restore(Record(time_ns, reason, tuple(waiting))) if waiting else None
 
 
 def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> tuple[int | None, int, int]:
@@ -126,7 +126,7 @@ def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> 
     with collecting(store) as collector:
         if options.dry_run:
             return None, 0, 0
-        _restore(repository, collector, Record(time_ns, reason))
+        _restore(repository, collector, time_ns, reason)
         commits = repository.commits()
         filled = []
         for hole in found.record.holes:
@@ -138,7 +138,7 @@ def _bring_back(repository: Repository, found: _Found, options: UndoOptions) -> 
             raise Absent(
                 f"what the gc of record {found.seq} dropped has been removed", hint="a remote may still hold it"
             )
-        record = collector.restore(Record(time_ns, reason, filled=tuple(filled)), ())
+        record = collector.restore(Record(time_ns, reason, filled=tuple(filled)))
     return record, len(filled), lost
 
 

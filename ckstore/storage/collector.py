@@ -101,12 +101,12 @@ class Collector:
             self._since = end and store.records_since(end)[1]
             return seq
 
-    def restore(self, record: Record, packs: Sequence[PackEntry]) -> int:
-        """Use condemned packs again, whose files are there; the number of `record`, which says so."""
+    def restore(self, record: Record) -> int:
+        """Write `record`, which names condemned packs whose files are there, or what is back with them; its number."""
         store = self._store
         with store.locked():
             store.catch_up()
-            return store.record(Record(record.time_ns, record.reason, tuple(packs), filled=record.filled), ())
+            return store.record(record, ())
 
     def remove(self, time_ns: int, grace_ns: int) -> int:
         """Unlink condemned packs whose grace is over by the file system's clock; the bytes that this frees."""

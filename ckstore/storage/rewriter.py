@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Integrity
 from ckstore.storage.chain import DEEPEST, work
@@ -67,8 +69,6 @@ class Rewriter:
 
     def _order(self, places: Array) -> Array:
         """In what order to read: as they lie."""
-        import numpy as np
-
         return np.lexsort((self._inventory.table["offset"][places], self._inventory.pack[places]))
 
     def _copy(self, place: int, packer: Packer, commits: dict[bytes, bytes]) -> None:

@@ -135,7 +135,7 @@ class Remote(ABC):
     def list(self, prefix: str) -> Iterator[Stat]:
         """Yield the objects whose names begin with `prefix` (`packs/`; any text, the empty one for all) by name.
 
-        The root is not among them. What is written or deleted while it runs may or may not be.
+        The root is not among them, nor what others put there under what is no name. What is written or deleted while it runs may or may not be.
         """
 
     @abstractmethod
@@ -158,6 +158,17 @@ class Remote(ABC):
     @abstractmethod
     def clock_ns(self) -> int:
         """The time now by the clock that `Stat.modified_ns` comes from, in ns since 1970; often in whole seconds."""
+
+    @abstractmethod
+    def remove_root(self) -> None:
+        """Delete the root, wherever it is; fine if there is none. For places made by `inside`: ends all promises."""
+
+    @abstractmethod
+    def inside(self, name: str) -> Remote:
+        """Another remote in a place of its own within this one, empty unless `name` was used before.
+
+        Nothing in it is seen here. The probe works in one. It is usable while this one is open.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -183,13 +194,19 @@ class Remote(ABC):
             raise Integrity(f"{self.url} sent {filled} bytes of {name} in place of {target.nbytes}")
 
 
-def check_name(name: str) -> None:
-    """Raise `InvalidInput` for a name that no object may have.
+def is_name(name: str) -> bool:
+    """Whether an object may have that name.
 
     A name is parts of lower-case letters, digits, `.`, `_` and `-` separated by `/`; no part begins with a dot, and
-    the whole is at most 200 characters long and not `root`. So it is a path below a folder on any file system.
+    the whole is at most 200 characters long and does not begin with the part `root`. So it is a path below a folder on
+    any file system; for the same reason no object may be called like the first parts of another.
     """
-    if len(name) > _LONGEST_NAME or _NAME.fullmatch(name) is None or name == ROOT:
+    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None and name.partition("/")[0] != ROOT
+
+
+def check_name(name: str) -> None:
+    """Raise `InvalidInput` for a name that no object may have."""
+    if not is_name(name):
         raise InvalidInput(f"{name[:_LONGEST_NAME]!r} is no name for an object of a remote")
 
 

@@ -44,6 +44,7 @@ class MemoryPlace:
         self.objects: dict[str, _Held] = {}
         self.root: _Held | None = None
         self.writes = 0
+        self.places: dict[str, MemoryPlace] = {}
 
     def hold(self, data: bytes) -> _Held:
         """`data` as the newest thing written here. For whoever has the lock."""
@@ -133,6 +134,16 @@ class MemoryRemote(Remote):
 
     def clock_ns(self) -> int:
         return self.place.clock_ns()
+
+    def remove_root(self) -> None:
+        with self.place.lock:
+            self.place.root = None
+
+    def inside(self, name: str) -> MemoryRemote:
+        check_name(name)
+        with self.place.lock:
+            within = MemoryPlace(f"{self.place.name}/.{name}", self.place.clock_ns)
+            return MemoryRemote(self.place.places.setdefault(name, within))
 
     def close(self) -> None:
         """Nothing is open: the place stays."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from ckstore.errors import Integrity
+from ckstore.errors import Integrity, NotFound, SaveFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +111,16 @@ def _reader(raw: io.RawIOBase) -> BinaryIO:
     return cast("BinaryIO", raw)
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"{path} is not there any more", hint="try again: it was replaced meanwhile") from None
+    except OSError as error:
+        raise SaveFailed(f"cannot read {path}: {error.strerror}", hint="check the disk (`dmesg`)") from error
+
+
 class _Seeking(io.RawIOBase):
     """The place in a source of known length."""
 
@@ -164,12 +175,15 @@ class _FileReader(_Seeking):
     def __init__(self, path: Path, start: int, stop: int) -> None:
         super().__init__(stop - start)
         self._start = start
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._path = path
+        with _readable(path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _take(self, at: int, count: int) -> bytes:
         pieces = []
         while count:
-            piece = os.pread(self._descriptor, count, self._start + at)
+            with _readable(self._path):
+                piece = os.pread(self._descriptor, count, self._start + at)
             if not piece:
                 break
             pieces.append(piece)

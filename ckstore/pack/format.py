@@ -115,10 +115,11 @@ def read_frame_header(data: bytes | bytearray | memoryview) -> tuple[Frame, byte
     if magic != FRAME_MAGIC:
         raise Format("no frame begins here")
     frame = Frame(kind, codec, width, bytes(id), raw_length, stored_length, bytes(base), version, busy)
-    return _checked(frame), bytes(check)
+    return checked(frame), bytes(check)
 
 
-def _checked(frame: Frame) -> Frame:
+def checked(frame: Frame) -> Frame:
+    """The frame, once what is known of any frame holds for it. Raises `Format`."""
     kind, raw_length, stored_length = frame.kind, frame.raw_length, frame.stored_length
     if kind not in _KINDS:
         raise Format(f"a frame has the unknown kind {kind}", hint="it may need a newer ckstore")
@@ -146,7 +147,7 @@ def read_table(data: bytes, frames_end: int) -> list[Row]:
     rows: list[Row] = []
     before: tuple[bytes, int] = (b"", 0)
     for id, base, offset, raw_length, stored_length, version, busy, kind, codec, width, _ in _ROW.iter_unpack(data):
-        frame = _checked(Frame(kind, codec, width, id, raw_length, stored_length, base, version, busy))
+        frame = checked(Frame(kind, codec, width, id, raw_length, stored_length, base, version, busy))
         if offset < HEADER_SIZE or offset + FRAME_HEADER_SIZE + stored_length > frames_end:
             raise Format("a pack's table points outside its frames")
         if (frame.id, offset) <= before:

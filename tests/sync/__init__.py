@@ -1,0 +1,1 @@
+"""Remotes: formats, push, fetch, gc, and all of them at once."""

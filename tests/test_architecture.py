@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "torch": 3,
     "files": 3,
     "checkpoint": 4,
+    "sync": 4,
     "porcelain": 5,
     "api": 7,
     "testing": 8,

@@ -63,6 +63,10 @@ class Layout:
         return self.root / "quarantine"
 
     @property
+    def remotes(self) -> Path:
+        return self.root / "remotes"
+
+    @property
     def verified(self) -> Path:
         return self.root / "verified.json"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ckstore.storage.location import Location
-    from ckstore.storage.pack_file import PackFiles
+    from ckstore.storage.pack_file import PackFile
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")
@@ -31,6 +31,16 @@ class Ask(Protocol):
     """Puts a question to the index as it is now; a damaged index is made anew first."""
 
     def __call__(self, question: Callable[[View], T]) -> T: ...
+
+
+class Files(Protocol):
+    """The pack files, by the names of the packs."""
+
+    def get(self, name: bytes) -> PackFile:
+        """One of them. Raises OSError (ENOENT, ESTALE) where it is gone."""
+
+    def forget(self, name: bytes) -> None:
+        """Open it anew next time."""
 
 
 class _Scratch:
@@ -49,7 +59,7 @@ class ObjectStore:
     where an object is not where the index says. Where one is missing, the index is checked once.
     """
 
-    def __init__(self, ask: Ask, packs: PackFiles, workers: Workers, refresh: Callable[[], object]) -> None:
+    def __init__(self, ask: Ask, packs: Files, workers: Workers, refresh: Callable[[], object]) -> None:
         self._ask = ask
         self._packs = packs
         self._workers = workers

@@ -52,10 +52,11 @@ def _place(root: Path) -> str:
     return derived("ckstore cache v1", f"{socket.gethostname()}\n{about.st_dev}\n{about.st_ino}".encode()).hex()[:16]
 
 
-def create(folder: Path, branch: str, settings: str = "") -> Layout:
+def create(folder: Path, branch: str, settings: str = "", repository_id: str | None = None) -> Layout:
     """Make an empty repository in `folder`, HEAD at the unborn `branch`; whole or not at all.
 
-    `settings` is the TOML of its settings. Where one is there already, that one is returned.
+    `settings` is the TOML of its settings, `repository_id` that of what it is a clone of. Where one is there already,
+    that one is returned.
     """
     layout = Layout(folder / FOLDER)
     if layout.format.exists():
@@ -63,7 +64,7 @@ def create(folder: Path, branch: str, settings: str = "") -> Layout:
     part = Layout(folder / f"{FOLDER}.{os.urandom(8).hex()}.part")
     for path in (part.packs, part.journal, part.tmp, part.quarantine):
         durable.make_folder(path)
-    write_format(part, new_id())
+    write_format(part, repository_id or new_id())
     if settings:
         durable.put(part.config, settings.encode())
     segment, seq, previous = FIRST
@@ -100,8 +101,9 @@ class Store:
         mount.check_locks()
         self.lock = FileLock(layout.lock)
         self.journal = Journal(layout.journal)
+        self.cache = cache / self.id
         in_cache = index_in_cache or mount.is_network or not self.may_write
-        self.index_folder = cache / self.id / _place(layout.root) if in_cache else layout.index
+        self.index_folder = self.cache / _place(layout.root) if in_cache else layout.index
         self.index = self._open_index(self.index_folder)
         self.workers = Workers(threads)
         self.packs = PackFiles(layout)

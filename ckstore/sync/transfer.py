@@ -1,0 +1,186 @@
+"""Frames of a remote are brought here in units: each is verified and recorded before the next one begins.
+
+A unit holds only what can be read with what is here already: so that whatever an interrupted fetch has brought can be
+used, and the next one goes on behind it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckstore.digest import NO_ID
+from ckstore.errors import Format, Integrity
+from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
+from ckstore.storage.chain import DEEPEST, suits
+from ckstore.storage.record import Record
+from ckstore.storage.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ckstore.pack.format import Frame
+    from ckstore.progress import Progress
+    from ckstore.remote.catalog import Catalog
+    from ckstore.remote.interface import Remote
+    from ckstore.remote.segment import Place
+    from ckstore.sync.local import Local
+    from ckstore.sync.needs import Need
+
+UNIT_BYTES = 256 << 20
+REASON = "fetch"
+
+_GAP_BYTES = 256 << 10
+"""So much that nobody asked for is read rather than asking once more."""
+
+
+class Transfer:
+    """What is to be brought of a remote: `needs` that are not here, and what those hang on."""
+
+    def __init__(self, remote: Remote, local: Local, catalog: Catalog, needs: Mapping[bytes, Need]) -> None:
+        self._remote = remote
+        self._local = local
+        self._names = {name: (number, pack.object_name) for number, (name, pack) in enumerate(catalog.packs.items())}
+        self._streams: dict[bytes, str] = {}
+        self._here: dict[bytes, Frame] = {}
+        self.places = self._wanted(catalog, needs)
+
+    @property
+    def stored_bytes(self) -> int:
+        """The payloads of all that is to come."""
+        return sum(place.frame.stored_length for place in self.places)
+
+    def ranges(self) -> list[list[Place]]:
+        """What each request of one unit for everything would bring."""
+        return list(_ranges(self.places))
+
+    def run(self, time_ns: int, jobs: int, progress: Progress) -> None:
+        """Bring everything. Raises `Integrity` where something is not what its id says; `Conflict`: try again."""
+        progress.start("fetching", self.stored_bytes)
+        workers = Workers(jobs)
+        try:
+            left = self.places
+            while left:
+                later: list[Place] = []
+                for unit in _units(left):
+                    closed, open_ = self._closed(unit)
+                    later += open_
+                    if closed:
+                        self._bring(closed, time_ns, workers, progress)
+                if len(later) == len(left):
+                    raise Integrity(
+                        f"{len(later)} objects on {self._remote.url} hang on others that are missing",
+                        hint="`ckstore verify --remote` lists all losses",
+                    )
+                left = later
+        finally:
+            workers.close()
+
+    def _wanted(self, catalog: Catalog, needs: Mapping[bytes, Need]) -> list[Place]:
+        """Where all that is to come lies, pack by pack as they came, in each as it lies."""
+        known = self._local.known(needs)
+        found: dict[bytes, Place] = {}
+        for id, need in needs.items():
+            if id in known:
+                continue
+            wanted, hanging = id, 0
+            while wanted not in found:
+                place = catalog.locate(wanted)
+                if place is None or hanging > DEEPEST:
+                    raise Integrity(
+                        f"object {wanted.hex()} is missing on {self._remote.url}",
+                        hint="`ckstore verify --remote` lists all losses; `ckstore repair --remote` mends what is here",
+                    )
+                found[wanted] = place
+                self._streams[wanted] = need.stream
+                hanging += 1
+                base = place.frame.base
+                if base == NO_ID or self._hangs_here(place.frame, hanging):
+                    break
+                wanted = base
+        return sorted(found.values(), key=lambda place: (self._names[place.pack][0], place.offset))
+
+    def _hangs_here(self, frame: Frame, hanging: int) -> bool:
+        """Whether what a frame is kept against is here, in a version that it can be kept against."""
+        chain = self._local.chain(frame.base)
+        if not chain or not suits(chain[0].frame, frame) or len(chain) + hanging > DEEPEST:
+            return False
+        self._here[frame.base] = chain[0].frame
+        return True
+
+    def _closed(self, unit: Sequence[Place]) -> tuple[list[Place], list[Place]]:
+        """Those of a unit that can be read with what is here, or is in it; and the others."""
+        closed: dict[bytes, Frame] = {}
+        for place in sorted(unit, key=lambda place: place.frame.version):
+            frame = place.frame
+            base = closed.get(frame.base) or self._here.get(frame.base)
+            if frame.base == NO_ID or (base is not None and suits(base, frame)):
+                closed[frame.id] = frame
+        return [one for one in unit if one.frame.id in closed], [one for one in unit if one.frame.id not in closed]
+
+    def _bring(self, places: Sequence[Place], time_ns: int, workers: Workers, progress: Progress) -> None:
+        with self._local.incoming() as incoming:
+
+            def read(places: list[Place]) -> None:
+                for place, payload in self._frames(places):
+                    incoming.add(self._streams[place.frame.id], place.frame, (payload,))
+                    progress.advance(place.frame.stored_length)
+
+            workers.map(read, _ranges(places))
+            incoming.publish(Record(time_ns, REASON))
+        self._here |= {place.frame.id: place.frame for place in places}
+
+    def _frames(self, places: Sequence[Place]) -> Iterator[tuple[Place, bytes]]:
+        """The payloads of frames that lie one after another, read in one request."""
+        _, name = self._names[places[0].pack]
+        begin = places[0].offset
+        blocks = self._remote.read(name, begin, places[-1].stop)
+        held = bytearray()
+        for place in places:
+            while begin + len(held) < place.stop:
+                held += next(blocks, b"") or _ended(name)
+            at = place.offset - begin
+            self._check(place, held[at : at + FRAME_HEADER_SIZE])
+            yield place, bytes(held[at + FRAME_HEADER_SIZE : place.stop - begin])
+            del held[: place.stop - begin]
+            begin = place.stop
+
+    def _check(self, place: Place, header: bytearray) -> None:
+        try:
+            frame, _ = read_frame_header(header)
+        except Format as error:
+            raise Integrity(
+                f"pack {place.pack.hex()} on {self._remote.url} is damaged at byte {place.offset}",
+                why=str(error),
+                hint="`ckstore repair --remote` mends it",
+            ) from error
+        if frame != place.frame:
+            raise Integrity(f"pack {place.pack.hex()} on {self._remote.url} does not hold what its index says")
+
+
+def _ended(name: str) -> bytes:
+    raise Integrity(f"a remote sent fewer bytes of {name} than it was asked for")
+
+
+def _units(places: Sequence[Place]) -> Iterator[list[Place]]:
+    unit: list[Place] = []
+    size_bytes = 0
+    for place in places:
+        unit.append(place)
+        size_bytes += place.frame.stored_length
+        if size_bytes >= UNIT_BYTES:
+            yield unit
+            unit, size_bytes = [], 0
+    if unit:
+        yield unit
+
+
+def _ranges(places: Sequence[Place]) -> Iterator[list[Place]]:
+    """Runs of places that lie near each other in one pack: a request each."""
+    run: list[Place] = []
+    for place in places:
+        if run and (run[-1].pack != place.pack or not 0 <= place.offset - run[-1].stop <= _GAP_BYTES):
+            yield run
+            run = []
+        run.append(place)
+    if run:
+        yield run

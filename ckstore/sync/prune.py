@@ -124,7 +124,11 @@ class _Prune:
         unused = {name for name in packs if name not in used}
         pointers, segments = self._without(unused)
         named = {pointer.name for pointer in pointers} | {packs[name].object_name for name in used}
-        due = [one for one in state.condemned if self._now_ns - one.since_ns >= request.grace_ns]
+        due = [
+            one
+            for one in state.condemned
+            if self._now_ns - one.since_ns >= request.grace_ns and one.name not in named
+        ]
         waiting = [one for one in state.condemned if one not in due]
         going = self._condemned(listed, named, {packs[name].object_name for name in unused})
         result = Pruned(
@@ -198,17 +202,22 @@ class _Prune:
     def _condemned(
         self, listed: Sequence[Stat], named: Collection[str], unused: Collection[str]
     ) -> list[CondemnedObject]:
-        """What to condemn of all that is there: unused packs at once, what no root names once it is old enough."""
+        """What to condemn of all that is there: what the next root drops, and what none names once it is old enough.
+
+        States by themselves are left alone: each gc that condemns them makes another one.
+        """
         contents = self._survey.contents
-        old = {pointer.name for pointer in contents.segments} | ({contents.state.name} if contents.state else set())
+        dropped = {pointer.name for pointer in contents.segments} | set(unused)
+        if contents.state is not None:
+            dropped.add(contents.state.name)
         known = {one.name for one in self._survey.state.condemned}
         going = []
         for one in listed:
-            if one.name in named or one.name in known or one.name in old:
+            if one.name in named or one.name in known:
                 continue
-            if one.name in unused or self._now_ns - one.modified_ns >= self._request.grace_ns:
+            if one.name in dropped or self._now_ns - one.modified_ns >= self._request.grace_ns:
                 going.append(CondemnedObject(one.name, one.size_bytes, self._now_ns))
-        return going
+        return going if any(not one.name.startswith("state/") for one in going) else []
 
     def _left(self, used: Collection[bytes], needed: Collection[bytes]) -> int:
         places = self._survey.catalog.places()

@@ -266,6 +266,14 @@ class _Push:
             for place in one.places():
                 self._take(place)
         self._log.drop(stale)
+        while broken := self._broken():
+            for id in broken:
+                del self._new[id]
+
+    def _broken(self) -> list[bytes]:
+        """What was sent before and cannot be read there, as what it hangs on was in a pack that is gone."""
+        chains = Chains(self._locate)
+        return [id for id, place in self._new.items() if self._locate(id) is place and chains.reach(id) is None]
 
     def _take(self, place: Place) -> None:
         other = self._new.get(place.frame.id)

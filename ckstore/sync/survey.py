@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,25 +34,35 @@ _DECODER = msgspec.msgpack.Decoder(Seen)
 
 
 class Survey:
-    """A remote as one root describes it; `version` is what to swap, None where there is no root yet."""
+    """A remote as one root describes it; `version` is what to swap, None where there is no root yet.
+
+    `refs` are the commits of branches and tags by full name. Raises `InvalidInput` for a name that none may have.
+    """
 
     def __init__(self, remote: Remote, local: Local, contents: Contents, version: Version | None) -> None:
         self.remote = remote
         self.local = local
         self.contents = contents
         self.version = version
+        self._state: State | None = None
+        self._catalog: Catalog | None = None
+        self.refs = _refs(contents)
 
-    @cached_property
-    def refs(self) -> Mapping[str, bytes]:
-        """The commits of branches and tags, by full name. Raises `InvalidInput` for a name that none may have."""
-        for ref in self.contents.refs:
-            kind, _, name = ref.name.partition("/")
-            check_ref_name(name, "branch" if kind == "heads" else "tag")
-        return {ref.name: ref.commit for ref in self.contents.refs}
-
-    @cached_property
+    @property
     def state(self) -> State:
         """Holes and condemned objects. Raises `NotFound` where gc was faster, `Integrity`, `Format`."""
+        if self._state is None:
+            self._state = self._read_state()
+        return self._state
+
+    @property
+    def catalog(self) -> Catalog:
+        """Where everything lies. Raises `NotFound` where gc was faster, `Integrity`, `Format`."""
+        if self._catalog is None:
+            self._catalog = Catalog(self.remote, self.contents.segments, self.local.cache)
+        return self._catalog
+
+    def _read_state(self) -> State:
         pointer = self.contents.state
         if pointer is None:
             return State()
@@ -68,7 +77,7 @@ class Survey:
         self.local.cache.put(pointer.digest, data)
         return state
 
-    @cached_property
+    @property
     def holes(self) -> Mapping[bytes, Mapping[str, str]]:
         """The components that are known to be absent there, with the reason, by commit."""
         found: dict[bytes, dict[str, str]] = {}
@@ -76,15 +85,10 @@ class Survey:
             found.setdefault(hole.commit, {})[hole.component] = hole.reason
         return found
 
-    @cached_property
+    @property
     def condemned(self) -> frozenset[str]:
         """Names that nothing may rely on."""
         return frozenset(one.name for one in self.state.condemned)
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """Where everything lies. Raises `NotFound` where gc was faster, `Integrity`, `Format`."""
-        return Catalog(self.remote, self.contents.segments, self.local.cache)
 
     def note(self) -> None:
         """Remember that this root was seen."""
@@ -115,6 +119,13 @@ def survey(remote: Remote, local: Local, *, foreign: bool = False, older: bool =
             hint="check the URL; to mix both on purpose say --foreign",
         )
     return Survey(remote, local, contents, root.version)
+
+
+def _refs(contents: Contents) -> Mapping[str, bytes]:
+    for ref in contents.refs:
+        kind, _, name = ref.name.partition("/")
+        check_ref_name(name, "branch" if kind == "heads" else "tag")
+    return {ref.name: ref.commit for ref in contents.refs}
 
 
 def note_seen(remote: Remote, local: Local, contents: Contents) -> None:

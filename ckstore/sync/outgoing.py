@@ -90,12 +90,13 @@ class Lacking:
 
 def outgoing(local: Local, sendings: Iterable[Sending], preset: Preset) -> Iterator[Outgoing]:
     """The frames to send. Those that go by themselves are encoded as they are asked for."""
-    coder = Coder()
+    coder: Coder | None = None
     for place, need, alone in sendings:
         frame = place.frame
         if not alone:
             yield Outgoing(need.stream, frame, partial(local.payload, place))
             continue
+        coder = coder or Coder()
         raw = local.read(frame.kind, frame.id)
         (encoded,) = coder.encode(memoryview(raw), [len(raw)], need.dtype, preset)
         payload = b"".join(encoded.pieces)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ckstore.storage.record import Record, Target
 
 REPOSITORY = "0" * 32
-POOL = 5
+POOL = 9
 """So many different chunks there are: what gc takes comes back again and again."""
 
 
@@ -209,13 +209,13 @@ class Turns:
     """Gives one of several threads the turn, and gets it back when that thread is about to send a request."""
 
     def __init__(self) -> None:
-        self._back = threading.Semaphore(0)
-        self._mine: dict[str, threading.Semaphore] = {}
+        self._back = _taken()
+        self._mine: dict[str, threading.Lock] = {}
         self.waiting: list[str] = []
 
     def start(self, name: str, work: Callable[[], None]) -> None:
         """Begin an actor; it waits for its first turn."""
-        turn = self._mine[name] = threading.Semaphore(0)
+        turn = self._mine[name] = _taken()
         self.waiting.append(name)
 
         def run() -> None:
@@ -238,6 +238,12 @@ class Turns:
         self.waiting.append(name)
         self._back.release()
         self._mine[name].acquire()
+
+
+def _taken() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
 
 
 class SimulatedRemote(MemoryRemote):

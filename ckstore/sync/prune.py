@@ -125,9 +125,7 @@ class _Prune:
         pointers, segments = self._without(unused)
         named = {pointer.name for pointer in pointers} | {packs[name].object_name for name in used}
         due = [
-            one
-            for one in state.condemned
-            if self._now_ns - one.since_ns >= request.grace_ns and one.name not in named
+            one for one in state.condemned if self._now_ns - one.since_ns >= request.grace_ns and one.name not in named
         ]
         waiting = [one for one in state.condemned if one not in due]
         going = self._condemned(listed, named, {packs[name].object_name for name in unused})

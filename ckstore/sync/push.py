@@ -105,13 +105,12 @@ def push(
     or missing, here or there, and where the remote is older than it was; whatever the remote raises. A push that fails
     has changed nothing there, and may be run again.
     """
-    sent_here: set[bytes] = set()
     for tries in range(_TRIES):
         if tries:
             pause(tries)
         found = survey(remote, local, foreign=request.foreign, older=request.older)
         try:
-            done = _Push(found, request, progress, sent_here).run()
+            done = _Push(found, request, progress).run()
         except NotFound:
             if not _has_moved(found):
                 raise
@@ -130,13 +129,12 @@ def _has_moved(found: Survey) -> bool:
 class _Push:
     """One try of a push."""
 
-    def __init__(self, found: Survey, request: PushRequest, progress: Progress, sent_here: set[bytes]) -> None:
+    def __init__(self, found: Survey, request: PushRequest, progress: Progress) -> None:
         self._survey = found
         self._remote = found.remote
         self._local = found.local
         self._request = request
         self._progress = progress
-        self._sent_here = sent_here
         self._log = UploadLog(found.local.notes(found.remote.url))
         self._uploaded: dict[bytes, Uploaded] = {}
         self._new: dict[bytes, Place] = {}
@@ -256,7 +254,7 @@ class _Push:
         named = self._survey.catalog.packs if entries else {}
         for one in entries:
             gone = one.pack.object_name in self._survey.condemned
-            if not gone and one.pack.name not in self._sent_here:
+            if not gone:
                 there = self._remote.stat(one.pack.object_name)
                 gone = there is None or there.size_bytes != one.pack.size_bytes
             if gone or one.pack.name in named:
@@ -301,7 +299,6 @@ class _Push:
             pack = RemotePack(sealed.name, sealed.digest, sealed.size_bytes)
             self._remote.put(pack.object_name, Watched(source, self._progress.advance))
             self._log.add(sealed)
-            self._sent_here.add(sealed.name)
             sent.append(pack)
             results.append(source)
 

@@ -75,9 +75,10 @@ class S3Remote(Remote):
         check_name(name)
         check_range(start, stop)
         if start == stop or (start and stop is None):
-            stop = self._end(name, start)
-            if start == stop:
+            end = self._end(name, start)
+            if start == stop or start == end:
                 return
+            stop = end
         ask = {} if stop is None else {"Range": f"bytes={start}-{stop - 1}"}
         try:
             answer = self._client.get_object(**self._at(name), **ask)

@@ -6,14 +6,11 @@ what a lost answer means depends on what was asked, and only we know.
 
 from __future__ import annotations
 
-import base64
-import io
-import zlib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from ckstore.errors import CkstoreError, Integrity, InvalidInput, NotFound, RemoteFailed
+from ckstore.errors import CkstoreError, Integrity, NotFound, RemoteFailed
 from ckstore.remote.interface import (
     BLOCK_BYTES,
     MAX_ROOT_BYTES,
@@ -32,12 +29,13 @@ from ckstore.remote.interface import (
     other_length,
     too_short,
 )
+from ckstore.remote.s3_client import Body, crc32, new_client
 from ckstore.remote.s3_errors import code_of, headers_of, not_deleted, status_of, typed
 from ckstore.remote.s3_place import S3Place
 from ckstore.remote.source import Buffers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from ckstore.remote.source import Source
@@ -59,7 +57,7 @@ class S3Remote(Remote):
         self._timeout_s = timeout_s
         self._connections = connections
         self._owns = client is None
-        self._client = client if client is not None else _client(place, timeout_s, connections)
+        self._client = client if client is not None else new_client(place, timeout_s, connections)
         self._creates = True
         """Whether the server is known to take conditions on PUT: one that does not is told at the first object."""
         self._bare = False
@@ -76,7 +74,7 @@ class S3Remote(Remote):
         check_range(start, stop)
         if start == stop or (start and stop is None):
             end = self._end(name, start)
-            if start == stop or start == end:
+            if start in (stop, end):
                 return
             stop = end
         ask = {} if stop is None else {"Range": f"bytes={start}-{stop - 1}"}
@@ -285,7 +283,7 @@ class S3Remote(Remote):
 
     def _send(self, name: str, source: Source, condition: dict[str, str]) -> dict[str, Any]:
         """One PUT. Raises what boto3 does, and what `source` does."""
-        body = _Body(source)
+        body = Body(source)
         try:
             answer: dict[str, Any] = self._client.put_object(
                 **self._at(name),
@@ -293,7 +291,7 @@ class S3Remote(Remote):
                 Body=body,
                 ContentLength=source.size_bytes,
                 ContentType="application/octet-stream",
-                ChecksumCRC32=_crc32(source),
+                ChecksumCRC32=crc32(source),
             )
         except Exception as error:
             if body.failure is not None:
@@ -330,96 +328,5 @@ class S3Remote(Remote):
             raise typed(error, action, self.url) from error
 
 
-class _Body(io.RawIOBase):
-    """What boto3 reads a source from; what it reads to sign it counts as unsent."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._reader = source.open()
-        self._sending = False
-        self.failure: Exception | None = None
-
-    def __len__(self) -> int:
-        return self._source.size_bytes
-
-    def signal_transferring(self) -> None:
-        self._sending = True
-
-    def signal_not_transferring(self) -> None:
-        self._sending = False
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._reader.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._reader.tell()
-
-    def read(self, size: int | None = -1) -> bytes:
-        try:
-            data = self._reader.read(-1 if size is None else size)
-            if self._sending and data:
-                self._source.sent(len(data))
-        except Exception as error:
-            self.failure = error  # boto3 takes it for an error of the network
-            raise
-        return data
-
-    def close(self) -> None:
-        self._reader.close()
-        super().close()
-
-
-def _crc32(source: Source) -> str:
-    """The checksum that the server compares with what reaches it."""
-    value = 0
-    with source.open() as reader:
-        while block := reader.read(BLOCK_BYTES):
-            value = zlib.crc32(block, value)
-    return base64.b64encode(value.to_bytes(4, "big")).decode()
-
-
 def _ns(moment: datetime) -> int:
     return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-
-
-def _client(place: S3Place, timeout_s: float, connections: int) -> Any:
-    try:
-        from boto3.session import Session
-        from botocore.config import Config
-    except ImportError as error:
-        raise InvalidInput(
-            f"{place.url} needs boto3, which is not installed", hint="pip install 'ckstore[s3]'"
-        ) from error
-    config = Config(
-        connect_timeout=timeout_s,
-        read_timeout=timeout_s,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        max_pool_connections=connections,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if place.endpoint else "auto"},
-    )
-    try:
-        session = Session(profile_name=place.profile, region_name=place.region)
-        client = session.client("s3", endpoint_url=place.endpoint, config=config)
-    except Exception as error:
-        raise typed(error, "reach", place.url) from error
-    # Reading to sign comes between these two.
-    events = client.meta.events
-    events.register_first("request-created.s3.PutObject", _signal("signal_not_transferring"))
-    events.register_last("request-created.s3.PutObject", _signal("signal_transferring"))
-    return client
-
-
-def _signal(name: str) -> Callable[..., None]:
-    def tell(request: Any, **_: object) -> None:
-        with suppress(AttributeError):
-            getattr(request.body, name)()
-
-    return tell

@@ -1,7 +1,7 @@
 """An S3 server: moto, with what it lacks, and with buckets that are as odd as servers in the field.
 
-Every request must be signed for the region by a key that is known, every checksum must be right, and writes are made
-one after another, so that conditions hold. `READER` may read only; the session of `EXPIRED` is over.
+Every request must be signed for the region by a key that is known, every checksum must be right, and requests
+are met one after another, so that conditions hold. `READER` may read only; the session of `EXPIRED` is over.
 
 A bucket whose name begins so, behaves so:
 
@@ -95,8 +95,6 @@ class StrictS3:
         if bucket.startswith(("careless", "deaf")):
             for name in conditions:
                 del environ[name]
-        if method in ("GET", "HEAD"):
-            return list(self._moto(environ, start))
         with self._lock:
             return [b"".join(self._moto(environ, start))]
 

@@ -29,7 +29,8 @@ _LONGEST_ASKED_S = 120.0
 
 @dataclass(frozen=True)
 class Retries:
-    """How long to go on. `deadline_s` counts from the start of a call, and from the last byte that came of a transfer.
+    """How long to go on. `deadline_s` counts from the start of a call, and from the last byte that came of a transfer;
+    no wait begins after it.
 
     The n-th wait is drawn from zero to `first_wait_s` times 2**(n-1), at most `longest_wait_s`; a server may ask for
     more, up to two minutes.

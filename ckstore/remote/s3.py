@@ -190,7 +190,7 @@ class S3Remote(Remote):
             headers = self._client.head_object(**self._at(ROOT))["ResponseMetadata"]["HTTPHeaders"]
         except Exception as error:
             if status_of(error) != 404:
-                raise typed(error, "read the clock of", self.url) from error
+                raise self._headed(error, "read the clock of") from error
             headers = headers_of(error)
         try:
             return _ns(parsedate_to_datetime(headers["date"]))
@@ -245,7 +245,7 @@ class S3Remote(Remote):
             if status_of(error) == 404:
                 self._check_bucket()
                 return None
-            raise typed(error, f"look at {name} in", self.url) from error
+            raise self._headed(error, f"look at {name} in") from error
         self._seen = True
         return Stat(name, head["ContentLength"], Version(head.get("ETag", "")), _ns(head["LastModified"]))
 
@@ -261,6 +261,15 @@ class S3Remote(Remote):
             if status_of(error) != 403:  # who may not look at the bucket may still read from it
                 raise typed(error, "find the bucket of", self.url) from error
         self._seen = True
+
+    def _headed(self, error: Exception, action: str) -> CkstoreError:
+        """The error for an answer to a HEAD. It has no body, so that a list is asked for where more must be known."""
+        if status_of(error) in (400, 403):
+            try:
+                self._client.list_objects_v2(Bucket=self.place.bucket, Prefix=self.place.key(""), MaxKeys=1)
+            except Exception as told:
+                return typed(told, action, self.url)
+        return typed(error, action, self.url)
 
     def _was_there(self, name: str, size_bytes: int) -> bool:
         """False, for an object that was there before. Raises `Integrity` if it is another one."""

@@ -1,4 +1,4 @@
-"""The boto3 client of an S3 remote, and what it reads objects from as it sends them. boto3 is loaded here, when needed."""
+"""The boto3 client of an S3 remote, and what it reads objects from. boto3 is loaded here, and only when needed."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def new_client(place: S3Place, timeout_s: float, connections: int) -> Any:
         client = session.client("s3", endpoint_url=place.endpoint, config=config)
     except Exception as error:
         raise typed(error, "reach", place.url) from error
-    # Reading to sign comes between these two.
+    # Reading to sign comes between these two. Named as generally as signing is: those for one operation come before.
     events = client.meta.events
-    events.register_first("request-created.s3.PutObject", _signal("signal_not_transferring"))
-    events.register_last("request-created.s3.PutObject", _signal("signal_transferring"))
+    events.register_first("request-created.s3", _signal("signal_not_transferring"))
+    events.register_last("request-created.s3", _signal("signal_transferring"))
     return client
 
 

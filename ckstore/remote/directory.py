@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +69,7 @@ class DirectoryRemote(Remote):
         self._tmp = self.folder / ".tmp"
         self._numbers = count()
         self._own = os.urandom(8).hex()
+        self._within = False
         mount_of(self.folder).check_locks()
 
     @property
@@ -196,10 +197,23 @@ class DirectoryRemote(Remote):
         folder = self.folder / f".{name}"
         with self._typed("write", ""):
             durable.make_folder(folder)
-        return DirectoryRemote(folder, self._lock_timeout_s)
+        within = DirectoryRemote(folder, self._lock_timeout_s)
+        within._within = True
+        return within
 
     def close(self) -> None:
-        """Nothing stays open between calls."""
+        """Nothing stays open between calls; of a place within another that is empty, no folders stay."""
+        if self._within:
+            with suppress(CkstoreError, OSError):
+                if self.read_root() is None and not any(self.list("")):
+                    self._vanish()
+
+    def _vanish(self) -> None:
+        for name in (".lock", ".clock"):
+            durable.unlink(self.folder / name)
+        folders = [path for path in self.folder.rglob("*") if path.is_dir() and not path.is_symlink()]
+        for folder in (*sorted(folders, reverse=True), self.folder):
+            durable.remove_folder(folder)
 
     def _path(self, name: str) -> Path:
         check_name(name)

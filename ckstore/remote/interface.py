@@ -135,7 +135,8 @@ class Remote(ABC):
     def list(self, prefix: str) -> Iterator[Stat]:
         """Yield the objects whose names begin with `prefix` (`packs/`; any text, the empty one for all) by name.
 
-        The root is not among them, nor what others put there under what is no name. What is written or deleted while it runs may or may not be.
+        The root is not among them, nor what others put there under what is no name. What is written or deleted
+        while it runs may or may not be.
         """
 
     @abstractmethod

@@ -284,8 +284,7 @@ class SimulatedRemote(MemoryRemote):
         yield self._request(lambda: b"".join(whole(name, start, stop)), Transient, writes=False)
 
     def put(self, name: str, source: Source) -> bool:
-        there = bool(self._request(lambda: MemoryRemote.put(self, name, source), Transient, writes=True))
-        return there
+        return bool(self._request(lambda: MemoryRemote.put(self, name, source), Transient, writes=True))
 
     def stat(self, name: str) -> Stat | None:
         found: Stat | None = self._request(lambda: MemoryRemote.stat(self, name), Transient, writes=False)
@@ -382,9 +381,11 @@ class Pusher:
             label = f"{self.name} {number}"
             self.acknowledged.append(self._on_main(remote, label))
             side = self.local.make_commit(None, f"side {label}", self._choose)
-            request = PushRequest({f"heads/{self.name}": side}, force=True, jobs=1)
-            persistent(lambda: push(remote, self.local, request))
+            self._push(remote, PushRequest({f"heads/{self.name}": side}, force=True, jobs=1))
             self.side = side
+
+    def _push(self, remote: SimulatedRemote, request: PushRequest) -> None:
+        persistent(lambda: push(remote, self.local, request))
 
     def _on_main(self, remote: SimulatedRemote, label: str) -> bytes:
         """Put a commit on the tip of main, wherever that is by then."""
@@ -392,9 +393,8 @@ class Pusher:
             tip = self.local.refs.get("remotes/origin/main")
             assert tip is None or isinstance(tip, bytes)
             mine = self.local.make_commit(tip, label, self._choose)
-            request = PushRequest({"heads/main": mine}, jobs=1, head="main")
             try:
-                persistent(lambda: push(remote, self.local, request))
+                self._push(remote, PushRequest({"heads/main": mine}, jobs=1, head="main"))
             except Conflict:
                 persistent(lambda: fetch(remote, self.local, FetchRequest("origin", 0, jobs=1)))
                 tip = self.local.refs["remotes/origin/main"]

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckstore.api.environment import now
-from ckstore.porcelain.fetch import FetchOptions, fetch
-from ckstore.porcelain.pull import PullOptions, pull
-from ckstore.porcelain.push import PushOptions, push
 from ckstore.progress import SILENT
-from ckstore.remote.interface import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +17,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.pull import PullResult
     from ckstore.porcelain.push import PushResult
     from ckstore.progress import Progress
+    from ckstore.remote.interface import Remote
     from ckstore.repository import Repository
 
 _LONGEST_PAUSE_S = 5.0
@@ -53,6 +50,8 @@ class Syncing:
         Raises `Conflict` where a branch there has moved on (pull, or `force`), `Auth`, `RemoteFailed`. A push that
         fails has changed nothing there, and goes on where it was when it is called again.
         """
+        from ckstore.porcelain.push import PushOptions, push
+
         options = PushOptions(
             name=name,
             now_ns=now()[0],
@@ -87,6 +86,8 @@ class Syncing:
         none: what is left out is noted as absent. Raises `Integrity` where something there is damaged: it is not
         adopted.
         """
+        from ckstore.porcelain.fetch import FetchOptions, fetch
+
         options = FetchOptions(
             name=name,
             now_ns=now()[0],
@@ -118,6 +119,8 @@ class Syncing:
 
         Raises `Conflict` where both have moved on: commits are never merged.
         """
+        from ckstore.porcelain.pull import PullOptions, pull
+
         options = PullOptions(
             name=name,
             now_ns=now()[0],
@@ -138,11 +141,11 @@ def connected(remote: str | Remote) -> Iterator[Remote]:
     from ckstore.remote.connect import connect, full_url
     from ckstore.remote.retry import Retrying
 
-    if isinstance(remote, Remote):
+    if isinstance(remote, str):
+        with Retrying(connect(full_url(remote, Path.cwd()))) as place:
+            yield place
+    else:
         yield Retrying(remote)
-        return
-    with Retrying(connect(full_url(remote, Path.cwd()))) as place:
-        yield place
 
 
 def pause(tries: int) -> None:

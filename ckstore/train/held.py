@@ -1,0 +1,180 @@
+"""What the objects of a data pipeline hold that moves: random generators of their own, counters, orders.
+
+The attributes of a sampler, a dataset or a collate function are walked (objects, lists and dictionaries, not
+closures); what a generator or a counter is found under is its path, `dataset.transform.rng`.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from ckstore.digest import checksum
+from ckstore.errors import InvalidInput
+from ckstore.train.streams import GENERATORS, is_global, made_stream, put_stream, stream_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_DEPTH = 8
+_LONGEST = 64
+_MOST = 4096
+_PLAIN = (bool, int, float, str, type(None))
+_CLOSED = (
+    *_PLAIN, bytes, bytearray, complex, type, np.ndarray, np.generic, torch.Tensor, torch.dtype, torch.device,
+    types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
+)  # fmt: skip
+"""Values without attributes that move."""
+
+State = dict[str, Any]
+
+
+class Held:
+    """What moves in `roots`, named objects: `state` tells it and `put` brings it back.
+
+    A generator counts always, a plain attribute (number, text, None) where it is not what it was when this was made,
+    and so does an order (list or array) that a sampler keeps. With `own`, a dataset that has `state_dict` and
+    `load_state_dict` also counts with what it says itself.
+    """
+
+    def __init__(self, roots: Mapping[str, object], *, own: bool = True) -> None:
+        self._says = own
+        self._roots = {name: root for name, root in roots.items() if root is not None}
+        self._moved: set[str] = set()
+        self._plain = self._attributes()
+        self._orders = {path: _mark(value) for path, value in self._all_orders()}
+
+    def generators(self, *roots: str) -> dict[str, Any]:
+        """The random generators in those roots, by path."""
+        return {path: value for path, value in self._generators() if path.split(".")[0] in roots}
+
+    def state(self, *, orders: bool = False) -> State:
+        """Plain values, copied. `orders` also gives the orders of samplers, which are long."""
+        attributes = self._attributes()
+        absent = object()
+        self._moved.update(path for path, value in attributes.items() if self._plain.get(path, absent) != value)
+        state: State = {
+            "generators": {path: stream_state(value) for path, value in self._generators()},
+            "attributes": {path: attributes[path] for path in sorted(self._moved & attributes.keys())},
+        }
+        if orders:
+            now = dict(self._all_orders())
+            moved = {path: copy.deepcopy(value) for path, value in now.items() if self._orders.get(path) != _mark(value)}
+            state["orders"] = moved
+        own = self._own()
+        if own is not None:
+            state["own"] = copy.deepcopy(own.state_dict())
+        return state
+
+    def put(self, state: State, *, strict: bool = True) -> None:
+        """Bring back what `state` told. Raises `InvalidInput` for a generator that has no place; else it is left."""
+        found = dict(self._generators())
+        for path, stream in state["generators"].items():
+            if path in found:
+                put_stream(found[path], stream)
+            elif not self._place(path, made_stream(stream)) and strict:
+                raise InvalidInput(
+                    f"the data has no random generator {path} any more",
+                    hint="resume with the data that the run began with",
+                )
+        for path, value in state["attributes"].items():
+            self._moved.add(path)
+            self._place(path, value)
+        orders = dict(self._all_orders())
+        for path, value in state.get("orders", {}).items():
+            if path in orders and len(orders[path]) == len(value):
+                self._orders.pop(path, None)
+                orders[path][:] = copy.deepcopy(value)
+        own = self._own()
+        if own is not None and "own" in state:
+            own.load_state_dict(copy.deepcopy(state["own"]))
+
+    def _own(self) -> Any:
+        root = self._roots.get("dataset")
+        return root if self._says and root is not None and stateful(root) else None
+
+    def _generators(self) -> Iterator[tuple[str, Any]]:
+        return ((path, value) for path, value in self._walk() if isinstance(value, GENERATORS) and not is_global(value))
+
+    def _attributes(self) -> dict[str, object]:
+        return {
+            f"{path}.{name}": value
+            for path, owner in self._walk()
+            for name, value in _own_attributes(owner).items()
+            if isinstance(value, _PLAIN)
+        }
+
+    def _all_orders(self) -> Iterator[tuple[str, Any]]:
+        for path, owner in self._walk():
+            if isinstance(owner, Sampler) or path in ("sampler", "batch_sampler"):
+                for name, value in _own_attributes(owner).items():
+                    if isinstance(value, (list, np.ndarray, torch.Tensor)) and _mark(value) is not None:
+                        yield f"{path}.{name}", value
+
+    def _place(self, path: str, value: object) -> bool:
+        """Set an attribute that is a plain value, or not there yet, in an object that is."""
+        where, _, name = path.rpartition(".")
+        owner = next((one for at, one in self._walk() if at == where), None)
+        attributes = getattr(owner, "__dict__", None) if owner is not None else None
+        if attributes is None or not isinstance(attributes.get(name), _PLAIN):
+            return False
+        if name == "epoch" and hasattr(owner, "set_epoch"):
+            owner.set_epoch(value)
+        attributes[name] = value
+        return True
+
+    def _walk(self) -> Iterator[tuple[str, object]]:
+        seen: set[int] = set()
+        waiting = [(name, root, 0) for name, root in reversed(self._roots.items())]
+        while waiting and len(seen) < _MOST:
+            path, value, depth = waiting.pop()
+            if isinstance(value, _CLOSED) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if not isinstance(value, (list, tuple, dict)):
+                yield path, value
+            if depth < _DEPTH and not isinstance(value, GENERATORS):
+                waiting.extend((f"{path}.{name}", part, depth + 1) for name, part in _parts(value))
+
+
+def stateful(value: object) -> bool:
+    """It keeps its own place: it has `state_dict` and `load_state_dict`."""
+    return not isinstance(value, (type, torch.nn.Module)) and all(
+        callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
+    )
+
+
+def _parts(value: object) -> list[tuple[object, object]]:
+    parts: list[tuple[object, object]]
+    if isinstance(value, (list, tuple)):
+        parts = list(enumerate(value)) if len(value) <= _LONGEST else []
+    elif isinstance(value, dict):
+        parts = list(value.items()) if len(value) <= _LONGEST else []
+    elif isinstance(value, types.MethodType):
+        parts = [("self", value.__self__)]
+    else:
+        parts = list(_own_attributes(value).items())
+    return parts[::-1]
+
+
+def _own_attributes(value: object) -> dict[str, object]:
+    attributes = getattr(value, "__dict__", None)
+    return attributes if isinstance(attributes, dict) and not isinstance(value, (list, tuple, dict)) else {}
+
+
+def _mark(value: object) -> bytes | None:
+    """What tells two orders apart; None for a value that is none: not of numbers, or on another device."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().numpy() if value.device.type == "cpu" and value.layout is torch.strided else None
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.hasobject else checksum(np.ascontiguousarray(value).tobytes())
+    try:
+        return checksum(msgspec.msgpack.encode(value)) if isinstance(value, list) else None
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None

@@ -88,6 +88,7 @@ class _Epochs:
         """What was restored and has not been gone on from."""
         self._before: tuple[dict[str, Any], Place] | None = None
         self._opened: dict[str, Any] = {}
+        self._stale = False
 
     def rest(self) -> Iterator[object]:
         return _Rest(self)
@@ -111,14 +112,17 @@ class _Epochs:
         return batch
 
     def _open(self) -> bool:
-        """Have an epoch under way. True where the data was put between two epochs by its own `state_dict`."""
+        """Have an epoch under way. True where the data may have to tell the end of the one before once more."""
         saved, self._saved = self._saved, None
         if self._source.start is not None:
             return False
+        if saved is not None and self._source.own_place:
+            self._stale = saved["start"] is None or saved["place"]["ended"]
         if saved is None or saved["start"] is None:
             self._opened = capture_rng()
             self._source.begin()
-            return saved is not None and self._source.own_place
+            stale, self._stale = self._stale, False
+            return stale
         try:
             self._source.resume(Start(**saved["start"]), Place.of(saved["place"]), self.batches)
         except BaseException:
@@ -160,7 +164,11 @@ class _Epochs:
                     hint="resume with the data that the run began with, or begin the epoch anew (strict=False)",
                 )
             self._source.between(Start(**state["origin"]) if state["origin"] else None, Place.of(state["place"]).workers)
-            self._source.held.put(state["place"]["held"])
+            held = self._source.held
+            if state["start"] is None:
+                held.put(state["place"]["held"])
+            else:
+                held.check(state["start"]["held"])
         except (InvalidInput, KeyError, TypeError, AttributeError) as error:
             wrong = error if isinstance(error, InvalidInput) else InvalidInput(f"this is no place in data: {error!r}")
             if strict:

@@ -72,20 +72,29 @@ class Held:
             state["own"] = copy.deepcopy(own.state_dict())
         return state
 
-    def put(self, state: State, *, strict: bool = True) -> None:
-        """Bring back what `state` told. Raises `InvalidInput` for a generator that has no place; else it is left."""
+    def check(self, state: State) -> None:
+        """Raises `InvalidInput` where `put` would."""
         found = dict(self._generators())
-        for path, stream in state["generators"].items():
-            if path in found:
-                put_stream(found[path], stream)
-            elif not self._place(path, made_stream(stream)) and strict:
+        for path in state["generators"]:
+            if path not in found and self._vacant(path) is None:
                 raise InvalidInput(
                     f"the data has no random generator {path} any more",
                     hint="resume with the data that the run began with",
                 )
-        for path, value in state["attributes"].items():
-            self._moved.add(path)
-            self._place(path, value)
+
+    def put(self, state: State) -> None:
+        """Bring back what `state` told. Raises `InvalidInput` for a generator that has no place."""
+        self.check(state)
+        found = dict(self._generators())
+        for path, stream in state["generators"].items():
+            if path in found:
+                put_stream(found[path], stream)
+            else:
+                self._place(path, made_stream(stream))
+        self._moved.update(state["attributes"])
+        for path in self._moved:
+            if path in state["attributes"] or path in self._plain:
+                self._place(path, state["attributes"].get(path, self._plain.get(path)))
         orders = dict(self._all_orders())
         for path, value in state.get("orders", {}).items():
             if path in orders and len(orders[path]) == len(value):
@@ -117,17 +126,25 @@ class Held:
                     if isinstance(value, (list, np.ndarray, torch.Tensor)) and _mark(value) is not None:
                         yield f"{path}.{name}", value
 
-    def _place(self, path: str, value: object) -> bool:
-        """Set an attribute that is a plain value, or not there yet, in an object that is."""
-        where, _, name = path.rpartition(".")
-        owner = next((one for at, one in self._walk() if at == where), None)
-        attributes = getattr(owner, "__dict__", None) if owner is not None else None
-        if attributes is None or not isinstance(attributes.get(name), _PLAIN):
-            return False
-        if name == "epoch" and hasattr(owner, "set_epoch"):
-            owner.set_epoch(value)
+    def _vacant(self, path: str) -> dict[str, object] | None:
+        """The attributes in which `path` may be set: it holds a plain value there, or is one of no generator yet."""
+        owner = self._owner(path)
+        attributes = getattr(owner, "__dict__", None)
+        free = isinstance(attributes, dict) and isinstance(attributes.get(path.rpartition(".")[2]), _PLAIN)
+        return attributes if free else None
+
+    def _owner(self, path: str) -> Any:
+        where = path.rpartition(".")[0]
+        return next((one for at, one in self._walk() if at == where), None)
+
+    def _place(self, path: str, value: object) -> None:
+        attributes = self._vacant(path)
+        if attributes is None:
+            return
+        name = path.rpartition(".")[2]
+        if name == "epoch" and hasattr(self._owner(path), "set_epoch"):
+            self._owner(path).set_epoch(value)
         attributes[name] = value
-        return True
 
     def _walk(self) -> Iterator[tuple[str, object]]:
         seen: set[int] = set()

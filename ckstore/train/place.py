@@ -24,9 +24,9 @@ class Start:
     def of(cls, held: Held) -> Start:
         return cls(capture_rng(), held.state(orders=True))
 
-    def put(self, held: Held, *, strict: bool = True) -> None:
+    def put(self, held: Held) -> None:
         restore_rng(self.rng)
-        held.put(self.held, strict=strict)
+        held.put(self.held)
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,22 @@ class Place:
     pulls: int = 0
     jumps: list[dict[str, Any]] = field(default_factory=list)
     workers: dict[int, bytes] = field(default_factory=dict)
+    ended: bool = False
+    """The data has told its end with the batch handed out last."""
 
     @classmethod
-    def on(cls, tape: Tape, held: Held, workers: dict[int, bytes] | None = None) -> Place:
-        return cls(held.state(), tape.pulls, tape.jumps, dict(workers or {}))
+    def on(cls, tape: Tape, held: Held, workers: dict[int, bytes] | None = None, *, ended: bool = False) -> Place:
+        return cls(held.state(), tape.pulls, tape.jumps, dict(workers or {}), ended)
 
     def plain(self) -> dict[str, object]:
         workers = {worker: unpacked(state) for worker, state in self.workers.items()}
         jumps = [jump for jump in self.jumps if jump["at"] < self.pulls]
-        return {"held": self.held, "pulls": self.pulls, "jumps": jumps, "workers": workers}
+        return {"held": self.held, "pulls": self.pulls, "jumps": jumps, "workers": workers, "ended": self.ended}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Place:
         workers = {worker: packed(state) for worker, state in plain["workers"].items()}
-        return cls(plain["held"], plain["pulls"], plain["jumps"], workers)
+        return cls(plain["held"], plain["pulls"], plain["jumps"], workers, plain["ended"])
 
 
 class Source(Protocol):

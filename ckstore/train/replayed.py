@@ -37,6 +37,8 @@ class Replayed:
         self.origin: Start | None = None
         self._data = data
         self._here = here
+        self._fetcher: Any = None
+        self._ended = False
         self._tape = Tape(iter(()), {})
 
     def signature(self) -> dict[str, object]:
@@ -54,6 +56,7 @@ class Replayed:
         iterator = iter(self._data)
         if self._here and not self.own_place:
             streams = {**GLOBALS, **self.held.generators("dataset", "generator", "collate_fn")}
+        self._fetcher = getattr(iterator, "_dataset_fetcher", None)
         return Tape(iterator, streams)
 
     def resume(self, start: Start, place: Place, batches: int) -> None:
@@ -62,8 +65,9 @@ class Replayed:
             start.put(self.held)
             if self.own_place:
                 self.held.put(place.held)
-                self._tape = self._made()
+                self._tape = Tape(iter(()), {}) if place.ended else self._made()
                 self._tape.pulls = batches
+                self._ended = place.ended
             else:
                 self._tape = self._made()
                 self._tape.wind(place.pulls, place.jumps, batches)
@@ -85,8 +89,10 @@ class Replayed:
     def place(self) -> Place:
         if self.start is None:
             return Place(self.held.state(orders=True))
-        return Place.on(self._tape, self.held)
+        ended = self._ended or bool(getattr(self._fetcher, "ended", False))
+        return Place.on(self._tape, self.held, ended=ended)
 
     def close(self) -> None:
-        self.start = None
+        self.start = self._fetcher = None
+        self._ended = False
         self._tape = Tape(iter(()), {})

@@ -53,6 +53,13 @@ class Augmented(Plain):
         return torch.tensor([index, self.calls, info.id if info else -1, *self.transforms[0](drawn)])
 
 
+class Drawn(Plain):
+    """Draws from the global generators. (torch cannot send a torch.Generator to a spawned worker.)"""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor([index, random.random(), np.random.rand(), float(torch.rand(()))])
+
+
 class Jitter:
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(3)
@@ -293,6 +300,6 @@ WORKERS: dict[str, Callable[[], object]] = {
 }
 
 CONTEXTS: dict[str, Callable[[], object]] = {
-    "spawn": lambda: workers("spawn", worker_init_fn=seeded, collate_fn=paired),
-    "forkserver": lambda: workers("forkserver"),
+    "spawn": lambda: workers("spawn", dataset=Drawn(), worker_init_fn=seeded, collate_fn=paired),
+    "forkserver": lambda: workers("forkserver", dataset=Drawn()),
 }

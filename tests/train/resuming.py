@@ -39,16 +39,10 @@ def written(batch: object) -> object:
     return [written(part) for part in batch] if isinstance(batch, (list, tuple)) else batch
 
 
-class Kept:
-    """Keeps states in a repository and gives them back."""
-
-    def __init__(self, path: Path) -> None:
-        self._repo = ckstore.open(path)
-
-    def back(self, state: dict[str, object], rng: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        made = self._repo.commit({"data": state, "rng": rng})
-        value: Any = self._repo[made.id].load()
-        return value["data"], value["rng"]
+def kept(path: Path, value: Any) -> Any:
+    """`value` as it comes back from a repository."""
+    repo = ckstore.open(path)
+    return repo[repo.commit({"kept": value}).id].load()["kept"]
 
 
 class Walk:

@@ -8,7 +8,7 @@ import pytest
 
 from ckstore.train.rng import capture_rng
 from tests.train.pipelines import CONTEXTS, LOADERS, STREAMS, WORKERS
-from tests.train.resuming import Kept, resumed, straight
+from tests.train.resuming import kept, resumed, straight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def check(make: Callable[[], object], path: Path, noted: set[int], epochs: int = 3) -> None:
     record, places = straight(make, epochs, noted)
-    kept = Kept(path)
-    for number, (state, rng) in places.items():
-        walk = resumed(make, *kept.back(state, rng))
+    for number, (state, rng) in kept(path, places).items():
+        walk = resumed(make, state, rng)
         walk.epochs(epochs)
         walk.position.close()
         assert walk.record == record[number:], f"after {number} entries"

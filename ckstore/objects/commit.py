@@ -7,6 +7,9 @@ from msgspec import Struct
 FILES = "@files"
 """The component that holds committed files; its name cannot be a state's."""
 
+SERIES = "@series"
+"""What the series of a commit is called where trees have names."""
+
 
 def is_component_name(name: object) -> bool:
     """Whether a state's component may be called so."""
@@ -46,3 +49,7 @@ class Commit(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, g
     epoch: int | None = None
     series: bytes | None = None
     bare: bool = False
+
+    def named(self) -> tuple[Component, ...]:
+        """Every tree it names: its components, and its series where it has one."""
+        return self.components if self.series is None else (*self.components, Component(SERIES, self.series))

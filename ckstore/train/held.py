@@ -65,7 +65,9 @@ class Held:
         }
         if orders:
             now = dict(self._all_orders())
-            moved = {path: copy.deepcopy(value) for path, value in now.items() if self._orders.get(path) != _mark(value)}
+            moved = {
+                path: copy.deepcopy(value) for path, value in now.items() if self._orders.get(path) != _mark(value)
+            }
             state["orders"] = moved
         own = self._own()
         if own is not None:

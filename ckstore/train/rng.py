@@ -17,13 +17,19 @@ def capture_rng() -> dict[str, Any]:
     A CUDA device's generator is only asked for where CUDA is in use already.
     """
     state: dict[str, Any] = {
-        "python": random.getstate(),
+        "python": _python_state(),
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
+
+
+def _python_state() -> tuple[int, np.ndarray[Any, np.dtype[np.uint32]], float | None]:
+    """Python's own state, its words as one array."""
+    version, words, gauss = random.getstate()
+    return version, np.array(words, np.uint32), gauss
 
 
 def restore_rng(state: dict[str, Any]) -> None:
@@ -41,7 +47,8 @@ def restore_rng(state: dict[str, Any]) -> None:
             f"the state has generators of {len(cuda)} CUDA devices, and there are {devices}",
             hint="resume on as many devices, or restore the others: restore_rng({**state, 'cuda': []})",
         )
-    random.setstate(state["python"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     for device, one in enumerate(cuda):

@@ -258,7 +258,9 @@ LOADERS: dict[str, Callable[[], object]] = {
     ),
     "several rounds": lambda: DataLoader(Plain(), sampler=RandomSampler(range(N), num_samples=25), batch_size=4),
     "shared generator": _shared,
-    "subset": lambda: DataLoader(Subset(Augmented(), range(2, 10)), sampler=SubsetRandomSampler(range(8)), batch_size=3),
+    "subset": lambda: DataLoader(
+        Subset(Augmented(), range(2, 10)), sampler=SubsetRandomSampler(range(8)), batch_size=3
+    ),
     "weighted": lambda: DataLoader(Plain(), sampler=WeightedRandomSampler([1.0, 2, 3] * 3, 10), batch_size=3),
     "distributed": lambda: DataLoader(Plain(), sampler=_distributed(Plain()), batch_size=2),
     "batch sampler": lambda: DataLoader(Plain(), batch_sampler=BatchSampler(Drawing(_python), 3, drop_last=False)),

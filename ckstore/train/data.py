@@ -163,7 +163,9 @@ class _Epochs:
                     f"the data is not what it was: {'; '.join(changed)}",
                     hint="resume with the data that the run began with, or begin the epoch anew (strict=False)",
                 )
-            self._source.between(Start(**state["origin"]) if state["origin"] else None, Place.of(state["place"]).workers)
+            self._source.between(
+                Start(**state["origin"]) if state["origin"] else None, Place.of(state["place"]).workers
+            )
             held = self._source.held
             if state["start"] is None:
                 held.put(state["place"]["held"])

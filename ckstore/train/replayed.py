@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -44,7 +45,7 @@ class Replayed:
     def signature(self) -> dict[str, object]:
         if isinstance(self._data, DataLoader):
             return signature(self._data)
-        length = len(self._data) if hasattr(self._data, "__len__") and not self.own_place else None
+        length = len(self._data) if isinstance(self._data, Sized) and not self.own_place else None
         return {"kind of data": type(self._data).__qualname__, "length of the data": length}
 
     def begin(self) -> None:

@@ -14,7 +14,7 @@ Generator = random.Random | torch.Generator | np.random.Generator | np.random.Ra
 
 GENERATORS = (random.Random, torch.Generator, np.random.Generator, np.random.RandomState)
 
-_PYTHON: random.Random = random._inst  # type: ignore[attr-defined]  # what random.random() and its like draw from
+_PYTHON: random.Random = random._inst  # what random.random() and its like draw from
 
 GLOBALS: dict[str, Generator] = {
     "python": _PYTHON,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 N = 11
+SHARED = random.Random(8)
 
 
 class Plain(Dataset[torch.Tensor]):
@@ -36,21 +37,23 @@ class Plain(Dataset[torch.Tensor]):
 
 
 class Augmented(Plain):
-    """Draws from every global generator for each item, and from two of its own; counts its calls."""
+    """Draws from every global generator for each item, from one of the module and from some of its own."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(5)
         self.transforms = [Jitter()]
         self.late: random.Random | None = None
         self.calls = 0
+        self.key: int | None = None
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        self.key = index  # of nothing that a new process would have
         if self.late is None:
             self.late = random.Random(get_worker_info().seed if get_worker_info() else 9)  # type: ignore[union-attr]
         self.calls += 1
         info = get_worker_info()
         drawn = [random.random(), np.random.rand(), float(torch.rand(())), self.rng.random(), self.late.random()]
-        return torch.tensor([index, self.calls, info.id if info else -1, *self.transforms[0](drawn)])
+        return torch.tensor([index, SHARED.random(), info.id if info else -1, *self.transforms[0](drawn)])
 
 
 class Drawn(Plain):
@@ -235,6 +238,15 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(77)
 
 
+def closing() -> Callable[[list[torch.Tensor]], tuple[torch.Tensor, float]]:
+    own = random.Random(4)
+
+    def collate(items: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
+        return torch.stack(items), own.random()
+
+    return collate
+
+
 def _shared() -> DataLoader[torch.Tensor]:
     one = generator()
     sampler = RandomSampler(range(N), replacement=True, num_samples=70, generator=one)
@@ -258,7 +270,9 @@ LOADERS: dict[str, Callable[[], object]] = {
     ),
     "several rounds": lambda: DataLoader(Plain(), sampler=RandomSampler(range(N), num_samples=25), batch_size=4),
     "shared generator": _shared,
-    "subset": lambda: DataLoader(Subset(Augmented(), range(2, 10)), sampler=SubsetRandomSampler(range(8)), batch_size=3),
+    "subset": lambda: DataLoader(
+        Subset(Augmented(), range(2, 10)), sampler=SubsetRandomSampler(range(8)), batch_size=3
+    ),
     "weighted": lambda: DataLoader(Plain(), sampler=WeightedRandomSampler([1.0, 2, 3] * 3, 10), batch_size=3),
     "distributed": lambda: DataLoader(Plain(), sampler=_distributed(Plain()), batch_size=2),
     "batch sampler": lambda: DataLoader(Plain(), batch_sampler=BatchSampler(Drawing(_python), 3, drop_last=False)),
@@ -267,6 +281,7 @@ LOADERS: dict[str, Callable[[], object]] = {
     "drawing torch": lambda: DataLoader(Augmented(), sampler=Drawing(_torch), batch_size=3),
     "reshuffling": lambda: DataLoader(Plain(), sampler=Reshuffling(), batch_size=3),
     "collate": lambda: DataLoader(Augmented(), batch_size=4, shuffle=True, collate_fn=paired),
+    "closure": lambda: DataLoader(Plain(), batch_size=4, collate_fn=closing()),
 }
 
 STREAMS: dict[str, Callable[[], object]] = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from ckstore.train.rng import capture_rng
 from tests.train.pipelines import CONTEXTS, LOADERS, STREAMS, WORKERS
 from tests.train.resuming import kept, resumed, straight
 

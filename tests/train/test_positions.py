@@ -28,7 +28,7 @@ from tests.train.pipelines import (
 from tests.train.resuming import Walk, drawn, kept, resumed, seed, straight, written
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 UNTOUCHED = {**LOADERS, **{name: STREAMS[name] for name in ("stream", "again", "list")}, **WORKERS}
@@ -200,6 +200,41 @@ def test_a_generator_that_is_gone_is_refused() -> None:
     next(before.rest())
     with pytest.raises(InvalidInput, match="no random generator generator any more"):
         positions(_loader()).restore(before.state())
+
+
+def test_data_that_has_become_shorter_is_refused() -> None:
+    class Numbers:
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(self.count))
+
+    before, after = positions(Numbers(6)), positions(Numbers(3))
+    list(itertools.islice(before.rest(), 4))
+    after.restore(before.state())
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="ends after 3 batches, and 4 of this epoch are done"):
+            next(after.rest())
+
+
+@pytest.mark.parametrize("make", [LOADERS["augmented"], WORKERS["fork"], WORKERS["persistent"], STREAMS["stream"]])
+def test_back_in_the_same_process(make: Callable[[], object]) -> None:
+    seed(3)
+    walk = Walk(make)
+    walk.epochs(1)
+    rest = walk.position.rest()
+    walk.step(rest)
+    state, rng = walk.position.state(), capture_rng()
+    done = len(walk.record)
+    walk.epochs(2)
+    record = walk.record[done:]
+    walk.record = []
+    walk.position.restore(state)
+    restore_rng(rng)
+    walk.epochs(2)
+    walk.position.close()
+    assert walk.record == record
 
 
 @pytest.mark.parametrize("state", [{}, {"signature": {}}, {"signature": None}])

@@ -59,8 +59,9 @@ class Held:
         self._orders = {path: _mark(value) for path, value in self._all_orders()}
 
     def generators(self, *roots: str) -> dict[str, Any]:
-        """The random generators in those roots, by path."""
-        return {path: value for path, value in self._generators(self._walk()) if path.split(".")[0] in roots}
+        """The random generators in those roots (none named: in all), by path."""
+        found = self._generators(self._walk())
+        return {path: value for path, value in found if not roots or path.split(".")[0] in roots}
 
     def state(self, *, orders: bool = False) -> State:
         """Plain values, copied. `orders` also gives the orders of samplers, which are long."""

@@ -224,6 +224,18 @@ class Shuffled:
         return 7
 
 
+class Ahead(DataLoader[torch.Tensor]):
+    """Fetches one batch ahead, as accelerate's loaders do."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
+        batches = super().__iter__()
+        held = next(batches)
+        for batch in batches:
+            yield held
+            held = batch
+        yield held
+
+
 def seeded(worker: int) -> None:
     """A worker_init_fn that draws."""
     np.random.seed((torch.initial_seed() + worker) % 2**32)
@@ -281,6 +293,7 @@ LOADERS: dict[str, Callable[[], object]] = {
     "drawing torch": lambda: DataLoader(Augmented(), sampler=Drawing(_torch), batch_size=3),
     "reshuffling": lambda: DataLoader(Plain(), sampler=Reshuffling(), batch_size=3),
     "collate": lambda: DataLoader(Augmented(), batch_size=4, shuffle=True, collate_fn=paired),
+    "ahead": lambda: Ahead(Augmented(), batch_size=2, sampler=Drawing(_python)),
     "closure": lambda: DataLoader(Plain(), batch_size=4, collate_fn=closing()),
 }
 
@@ -312,6 +325,7 @@ WORKERS: dict[str, Callable[[], object]] = {
     "functions": lambda: workers("fork", worker_init_fn=seeded, collate_fn=paired, prefetch_factor=1),
     "drawing": lambda: workers("fork", sampler=Drawing(_torch), shuffle=None),
     "stream": lambda: workers("fork", dataset=Stream(), shuffle=None),
+    "ahead": lambda: Ahead(Augmented(), batch_size=1, sampler=Drawing(_torch), num_workers=2, prefetch_factor=1),
 }
 
 CONTEXTS: dict[str, Callable[[], object]] = {

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "lock": 0,
     "units": 0,
     "setting": 0,
+    "filesystem": 0,
     "objects": 1,
     "codec": 1,
     "pack": 1,
@@ -32,6 +33,7 @@ FLOORS: dict[str, int] = {
     "plugins": 1,
     "graph": 2,
     "storage": 2,
+    "remote": 2,
     "repository": 3,
     "torch": 3,
     "files": 3,
@@ -39,12 +41,13 @@ FLOORS: dict[str, int] = {
     "porcelain": 5,
     "train": 6,
     "api": 7,
+    "testing": 8,
     "demo": 8,
     "cli": 9,
 }
 """The floor of each top-level part. Imports go down only; parts of one floor never import each other."""
 
-GROUND = ["errors", "digest", "progress", "durable", "lock", "units", "setting"]
+GROUND = ["errors", "digest", "progress", "durable", "lock", "units", "setting", "filesystem"]
 """The ground floor is a staircase: each may use those before it."""
 
 PRINTS = {"cli", "demo"}

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ckstore.errors import CkstoreError, Locked
-from ckstore.storage.filesystem import mount_of
+from ckstore.filesystem import mount_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -254,9 +254,7 @@ def measure(folder: Path, rounds: int, only: list[str] | None) -> dict[str, Any]
 def show(found: dict[str, Any]) -> None:
     """A table."""
     size = found["state_bytes"] / 1e9
-    print(
-        f"{size:.2f} GB, step {found['step_s']:.2f} s, one warm copy {found['copy_s']:.3f} s, {found['threads']} threads"
-    )
+    print(f"{size:.2f} GB, {found['threads']} threads, step {found['step_s']:.2f} s, warm copy {found['copy_s']:.3f} s")
     print(f"staging {found['staging_share']:.2f}x the state, step() {found['step_without_commit_us']:.1f} us")
     print(f"{'':20} {'held':>8} {'copies':>7} {'first':>8} {'overhead':>9} {'durable':>8} {'p99 step':>9}")
     for name, one in found["ways"].items():

@@ -28,10 +28,8 @@ class Feed:
 
     def of(self, data: object) -> Position:
         """The place in data that is now under way: what the run began with, or meets here for the first time."""
-        for name, known in self._data.items():
-            if known is data:
-                break
-        else:
+        name = next((name for name, known in self._data.items() if known is data), None)
+        if name is None:
             name = "data" if not self._data else f"data{len(self._data) + 1}"
             self._add(name, data)
             if name in self._stored:

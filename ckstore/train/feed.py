@@ -51,6 +51,11 @@ class Feed:
         """The random generators when the batch handed out last was asked for."""
         return next((one.rng_before for one in self.positions.values() if one.rng_before is not None), None)
 
+    @property
+    def taking(self) -> bool:
+        """Whether some of the data is at work on a batch."""
+        return any(one.taking for one in self.positions.values())
+
     def _add(self, name: str, data: object) -> Position:
         try:
             position = positions(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +17,10 @@ from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput, nearest
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+_KEPT = 8
+"""Live files of so many sessions are kept."""
 
 
 class Points:
@@ -78,6 +83,11 @@ class Metrics:
         for name, count in counts.items():
             self._points[name].drop(count)
 
+    @property
+    def all_sealed(self) -> bool:
+        """Whether commits have every point."""
+        return not any(points.steps for points in self._points.values())
+
     def never_logged(self) -> list[str]:
         """The wanted names that nobody has logged."""
         return sorted(self._wanted - self._points.keys())
@@ -116,11 +126,25 @@ class LiveFile:
             self.close()
             warnings.warn(f"metrics are kept for the next commit, but cannot be watched: {error}", CkstoreWarning, 5)
 
-    def close(self) -> None:
-        """Close the file; what is written later is left out."""
+    def close(self, *, sealed: bool = False) -> None:
+        """Close the file; what is written later is left out. `sealed`: commits have it all, and the file goes."""
         if self._file is not None:
             self._file.close()
+            if sealed:
+                _remove(self.path)
         self._file = None
+
+
+def tidy(folder: Path) -> None:
+    """Remove the live files of a run's oldest sessions: those that were killed leave theirs behind."""
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: (len(path.name), path.name))
+    for path in files[:-_KEPT]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(CkstoreError):
+        durable.unlink(path)
 
 
 def _name(name: object) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckstore.checkpoint.store import CommitOptions, store
-from ckstore.errors import CkstoreError, CkstoreWarning
+from ckstore.errors import CkstoreError
 from ckstore.objects.commit import SERIES
 from ckstore.progress import SILENT
 from ckstore.storage.workers import Workers
 from ckstore.torch.flatten import flatten
 from ckstore.torch.staging import Staging
 from ckstore.train.saver import Save, Saver, Torn, as_save_failure
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -138,7 +138,7 @@ class Committer:
             sealed, self._sealed = self._sealed, {}
             self._metrics.drop(sealed)
         while self._warnings:
-            warnings.warn(self._warnings.pop(0), CkstoreWarning, stacklevel=4)
+            warn(self._warnings.pop(0))
         failure = self._saver.take_failure()
         if failure is not None:
             raise as_save_failure(failure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import msgspec
 import numpy as np
 
 from ckstore import durable
-from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput, nearest
+from ckstore.errors import CkstoreError, InvalidInput, nearest
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ class Metrics:
             points.add(step, time_ns, value)
             if math.isnan(value) and name not in self._nan:
                 self._nan.add(name)
-                warnings.warn(_nan_text(name, step), CkstoreWarning, stacklevel=4)
+                warn(_nan_text(name, step))
         self._live.write({"step": step, "time_ns": time_ns, "metrics": {n: _finite(v) for n, v in values.items()}})
         return values
 
@@ -124,7 +124,7 @@ class LiveFile:
                 self._file.write(msgspec.json.encode(line), b"\n")
         except CkstoreError as error:
             self.close()
-            warnings.warn(f"metrics are kept for the next commit, but cannot be watched: {error}", CkstoreWarning, 5)
+            warn(f"metrics are kept for the next commit, but cannot be watched: {error}")
 
     def close(self, *, sealed: bool = False) -> None:
         """Close the file; what is written later is left out. `sealed`: commits have it all, and the file goes."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckstore.checkpoint.store import CommitOptions
-from ckstore.errors import CkstoreError, CkstoreWarning
+from ckstore.errors import CkstoreError
 from ckstore.train.capture import Counters
 from ckstore.train.commits import Committer, Request
 from ckstore.train.flags import capture_flags
 from ckstore.train.pace import Pace
 from ckstore.train.triggers import Moment
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,7 +147,7 @@ class Recorder:
     def _again(self, torn: Torn) -> Save:
         """Commit what a torn snapshot should have been, a little later, while nothing else runs."""
         text = "it is taken again, and that memory is copied at once from now on"
-        warnings.warn(f"a snapshot was {torn.what}; {text}", CkstoreWarning, stacklevel=6)
+        warn(f"a snapshot was {torn.what}; {text}")
         self._failed()  # so that this one says what that one was to say
         try:
             request = self._request(torn.options.message, torn.options.tag, torn.extra)
@@ -214,7 +214,7 @@ class Recorder:
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            warnings.warn(text, CkstoreWarning, stacklevel=6)
+            warn(text)
 
     def _after(self, made: CommitResult) -> None:
         """What follows a commit that is durable, in the thread that made it."""

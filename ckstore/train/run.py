@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from ckstore.checkpoint.store import check_room
-from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput
+from ckstore.errors import CkstoreError, InvalidInput
 from ckstore.graph.history import CommitInfo, describe
 from ckstore.torch.flatten import flatten
 from ckstore.train.capture import Capture
@@ -24,6 +23,7 @@ from ckstore.train.recorder import Recorder
 from ckstore.train.resume import Resumed, find, line, passed_over, take_over
 from ckstore.train.rng import capture_rng, restore_rng
 from ckstore.train.standing import Standing
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -134,7 +134,7 @@ class Run:
                 raise
             error.add_note(f"ckstore: a commit failed as well: {failure}")
             if not isinstance(error, Exception):  # of an exit nobody sees the note
-                warnings.warn(f"a commit failed: {failure}", CkstoreWarning, stacklevel=3)
+                warn(f"a commit failed: {failure}")
         finally:
             self._open = False
             self._signals.restore()
@@ -311,7 +311,7 @@ class Run:
         take_over(repository, self.branch, found, now_ns)
         self._recorder.resumed(counters, found.id.hex())
         if found.skipped:
-            warnings.warn(passed_over(found), CkstoreWarning, stacklevel=4)
+            warn(passed_over(found))
         return Resumed(found.id.hex(), counters.step, counters.epoch, found.skipped, **told)
 
     def _begin_anew(self) -> None:
@@ -347,7 +347,7 @@ class Run:
             if stopping or self.steps + stepped != recorder.committed_step:
                 failure = self._waited()
                 if failure is not None and stopping:
-                    warnings.warn(f"a commit failed: {failure}", CkstoreWarning, stacklevel=3)
+                    warn(f"a commit failed: {failure}")
             if self.steps + stepped != recorder.committed_step:
                 late = ", before the end of the step" if stepped else ""
                 recorder.save(f"saved on a signal{late}", block=stopping)

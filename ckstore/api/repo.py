@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from ckstore.porcelain.undo import UndoResult
     from ckstore.porcelain.validate import ValidateResult
     from ckstore.progress import Progress
-    from ckstore.repository import Repository
     from ckstore.train.saver import Save
 
 Path_ = str | os.PathLike[str]
@@ -95,9 +94,6 @@ class Repo(Keeping, Training):
     Safe to use from many threads, and in forked children.
     """
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-
     @overload
     def commit(self, state: object, *, block: Literal[True] = True, **said: Unpack[Said]) -> CommitResult: ...
 
@@ -136,6 +132,7 @@ class Repo(Keeping, Training):
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle, preset)
         if not block:
             return self._commit_later(state, options)
+        self._wait_for_saving()
         made = commit_state(self._repository, state, options, **progress_option(progress))
         self._after_commit(made)
         return made

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import threading
 from typing import TYPE_CHECKING, TypedDict
 
 import ckstore
@@ -42,8 +45,11 @@ class Said(TypedDict, total=False):
 class Training:
     """Runs and commits in the background; a part of `Repo`."""
 
-    _repository: Repository
-    _committer: Committer | None = None
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._committer: Committer | None = None
+        self._committing = threading.Lock()
+        self._pid = os.getpid()
 
     def track(
         self,
@@ -122,20 +128,34 @@ class Training:
         """Begin a commit in the background, after the one that is under way."""
         from ckstore.train.commits import Committer, Request  # torch
 
-        if self._committer is None:
-            self._committer = Committer(self._repository, None, self._after_commit)
-        self._committer.wait()
-        self._committer.settle()
-        parts, bare = components(state)
-        return self._committer.later(Request(parts, options, bare=bare))
+        with self._committing:
+            if self._committer is None:
+                self._committer = Committer(self._repository, None, self._after_commit)
+                atexit.register(self._wait_at_exit)
+            self._committer.wait()
+            self._committer.settle()
+            parts, bare = components(state)
+            return self._committer.later(Request(parts, options, bare=bare))
+
+    def _wait_for_saving(self) -> None:
+        """Wait for a commit in the background, so that one that is made at once follows it."""
+        committer = self._committer
+        if committer is not None and committer.busy:
+            committer.wait()
 
     def _end_saving(self) -> None:
         """Wait for a commit in the background. Raises what went wrong."""
         committer, self._committer = self._committer, None
         if committer is not None:
+            atexit.unregister(self._wait_at_exit)
             committer.wait()
             committer.close()
             committer.settle()
+
+    def _wait_at_exit(self) -> None:
+        """Who ends without `close` does not lose the last commit. What goes wrong is printed, as from any thread."""
+        if self._pid == os.getpid():
+            self._end_saving()
 
     def _after_commit(self, made: CommitResult) -> None:
         raise NotImplementedError

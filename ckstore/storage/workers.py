@@ -44,7 +44,10 @@ class Workers:
         pending: set[Future[None]] = set()
         try:
             for item in items:
-                pending.add(pool.submit(work, item))
+                try:
+                    pending.add(pool.submit(work, item))
+                except RuntimeError:  # the interpreter is ending and starts nothing more
+                    work(item)
                 if len(pending) >= self.count * _AHEAD:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for future in done:

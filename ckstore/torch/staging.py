@@ -8,13 +8,14 @@ trust: a sample of its blocks is copied at once, and compared with what the copy
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from ckstore.errors import InvalidInput
+from ckstore.errors import InvalidInput, SaveFailed
 from ckstore.objects.draft import Draft, DraftBlob
 from ckstore.torch.spans import Live
 
@@ -159,6 +160,7 @@ class Snapshot:
         self._lock = threading.Lock()
         self._copied = threading.Event()
         self._next = self._finished = 0
+        self._broken = False
         self._devices = _Devices() if layout.on_cuda else None
         view = memoryview(buffer.numpy())  # type: ignore[arg-type]
         rest = []
@@ -185,8 +187,24 @@ class Snapshot:
         return self._copied.is_set() and (self._devices is None or self._devices.done())
 
     def finish(self) -> None:
-        """Copy what is left, together with whoever else calls this; returns when all of it is there."""
-        while True:
+        """Copy what is left, together with whoever else calls this; returns when all of it is there.
+
+        Raises `SaveFailed` where someone else who copied was stopped by an exception: nobody may wait for that piece.
+        """
+        try:
+            self._copy_pieces()
+        except BaseException:
+            self._broken = True
+            self._copied.set()
+            raise
+        self._copied.wait()
+        if self._broken:
+            raise SaveFailed("a snapshot was not copied to its end", hint="save again; the state is untouched")
+        if self._devices is not None:
+            self._devices.wait()
+
+    def _copy_pieces(self) -> None:
+        while not self._broken:
             with self._lock:
                 number = self._next
                 self._next += 1
@@ -198,16 +216,14 @@ class Snapshot:
                 self._finished += 1
                 if self._finished == len(self._pieces):
                     self._copied.set()
-        self._copied.wait()
-        if self._devices is not None:
-            self._devices.wait()
 
     def hold_up(self) -> None:
         """Return once what is left may be written to: on a device what comes next waits there."""
         if self._devices is not None:
             self._devices.hold_up()
         if not self._copied.is_set():
-            self.finish()
+            with suppress(SaveFailed):  # the other one who copies tells of it
+                self.finish()
 
     def torn(self) -> list[Written]:
         """The tensors that were written to while they were being copied. Call it after `finish`."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from ckstore.errors import CkstoreWarning, InvalidInput
+from ckstore.errors import InvalidInput
 from ckstore.train.environment import differences
 from ckstore.train.flags import capture_flags, restore_flags
 from ckstore.train.gradients import capture_gradients, restore_gradients
 from ckstore.train.parts import RESERVED
 from ckstore.train.resume import changed
 from ckstore.train.rng import capture_rng, restore_rng
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +98,7 @@ class Capture:
         run = states.get("run", {})
         if "rng" not in states:
             what = f"{found.id.hex()[:12]} was not committed by a run: random generators go on from where they are"
-            warnings.warn(what, CkstoreWarning, stacklevel=4)
+            warn(what)
         self.parts.put(states, strict=strict)
         restore_flags(self.parts.modules, run.get("flags", {}))
         restore_gradients(self.parts, states.get("gradients", {}), run.get("spent", {}))

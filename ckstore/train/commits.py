@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckstore.checkpoint.store import CommitOptions, store
-from ckstore.errors import CkstoreError, CkstoreWarning
+from ckstore.errors import CkstoreError
 from ckstore.objects.commit import SERIES
 from ckstore.progress import SILENT
 from ckstore.storage.workers import Workers
 from ckstore.torch.flatten import flatten
 from ckstore.torch.staging import Staging
 from ckstore.train.saver import Save, Saver, Torn, as_save_failure
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,8 +48,7 @@ class Request:
 class Committer:
     """Makes a run's commits, one at a time. All but its background belongs to the training's thread.
 
-    `after` is called with each commit that is durable, in the thread that made it; a `CkstoreError` of it becomes a
-    warning.
+    `after` is called with each commit that is durable, in the thread that made it; what it raises becomes a warning.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Committer:
             return made
 
         self._saver.begin(snapshot, save, commit)
-        self._request = request
+        self._request = replace(request, state={})  # the rest is to be let go of: gradients, extra tensors
         return save
 
     def hold_up(self) -> None:
@@ -139,7 +138,7 @@ class Committer:
             sealed, self._sealed = self._sealed, {}
             self._metrics.drop(sealed)
         while self._warnings:
-            warnings.warn(self._warnings.pop(0), CkstoreWarning, stacklevel=4)
+            warn(self._warnings.pop(0))
         failure = self._saver.take_failure()
         if failure is not None:
             raise as_save_failure(failure)
@@ -164,5 +163,6 @@ class Committer:
         self._sealed = counts
         try:
             self._after(made)
-        except CkstoreError as error:
-            self._warnings.append(f"the commit {made.id[:12]} is made, but what follows it failed: {error}")
+        except Exception as error:
+            text = str(error) if isinstance(error, CkstoreError) else repr(error)
+            self._warnings.append(f"the commit {made.id[:12]} is made, but what follows it failed: {text}")

@@ -48,6 +48,10 @@ class Position(Protocol):
     def rng_before(self) -> dict[str, Any] | None:
         """The global generators when the batch handed out last was asked for; None if none was since `restore`."""
 
+    @property
+    def taking(self) -> bool:
+        """A batch is being taken, or could not be: `state` and `rng_before` are those of before it."""
+
     def restore(self, state: dict[str, object], *, strict: bool = True) -> None:
         """Take that place; the next `rest` goes on there, and leaves the global generators as it finds them.
 
@@ -87,6 +91,8 @@ class _Epochs:
         self._saved: dict[str, Any] | None = None
         """What was restored and has not been gone on from."""
         self._before: tuple[dict[str, Any], Place] | None = None
+        self._taking: tuple[dict[str, Any], Place] | None = None
+        """The generators and the place before the batch that is being taken, or could not be."""
         self._opened: dict[str, Any] = {}
         self._stale = False
 
@@ -95,19 +101,24 @@ class _Epochs:
 
     @property
     def rng_before(self) -> dict[str, Any] | None:
-        return self._before[0] if self._before is not None else None
+        before = self._taking or self._before
+        return None if before is None else before[0]
+
+    @property
+    def taking(self) -> bool:
+        return self._taking is not None
 
     def next(self) -> object:
         """The next batch of the epoch under way. Raises `StopIteration` at its end, once."""
         stale = self._open()
         place = self._source.place()
-        before = capture_rng()
+        self._taking = before = capture_rng(), place
         try:
             batch = self._take_again() if stale else self._source.take()
         except StopIteration:
-            self.epoch, self.batches, self._before = self.epoch + 1, 0, None
+            self.epoch, self.batches, self._before, self._taking = self.epoch + 1, 0, None, None
             raise
-        self._before = before, place
+        self._before, self._taking = before, None
         self.batches += 1
         return batch
 
@@ -143,7 +154,9 @@ class _Epochs:
         if self._saved is not None:
             return copy.deepcopy(self._saved)
         source, place, batches = self._source, None, self.batches
-        if unfinished and self._before is not None:
+        if self._taking is not None:
+            place = self._taking[1]
+        elif unfinished and self._before is not None:
             place, batches = self._before[1], batches - 1
         start, origin = source.start, source.origin
         return {
@@ -178,7 +191,7 @@ class _Epochs:
             self._anew(state, wrong.what)
             return
         self.epoch, self.batches = state["epoch"], state["batches"]
-        self._before = None
+        self._before = self._taking = None
         self._saved = copy.deepcopy(state)
 
     def _anew(self, state: dict[str, Any], why: str) -> None:
@@ -187,7 +200,8 @@ class _Epochs:
         self._source.close()
         attributes = (state.get("start") or state.get("place", {})).get("held", {}).get("attributes", {})
         self._source.held.put({"generators": {}, "attributes": attributes})
-        self.epoch, self.batches, self._saved, self._before = epoch, 0, None, None
+        self.epoch, self.batches, self._saved = epoch, 0, None
+        self._before = self._taking = None
 
     def close(self) -> None:
         self._source.close()

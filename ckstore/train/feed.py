@@ -55,6 +55,11 @@ class Feed:
         """The random generators when the batch handed out last was asked for."""
         return None if self._under_way is None else self.positions[self._under_way].rng_before
 
+    @property
+    def taking(self) -> bool:
+        """Whether some of the data is at work on a batch."""
+        return any(one.taking for one in self.positions.values())
+
     def _add(self, name: str, data: object) -> Position:
         try:
             position = positions(data)

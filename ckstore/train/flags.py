@@ -10,11 +10,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def capture_flags(modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
-    """The flags of every module, by its path."""
+def note_training(modules: Mapping[str, torch.nn.Module]) -> dict[torch.nn.Module, bool]:
+    """Which modules are training, of those that are."""
+    return {part: part.training for module in modules.values() if module.training for part in module.modules()}
+
+
+def capture_flags(
+    modules: Mapping[str, torch.nn.Module], training: Mapping[torch.nn.Module, bool] | None = None
+) -> dict[str, Any]:
+    """The flags of every module, by its path; in place of an evaluation's those of `training`, noted before it."""
+    noted = {} if training is None else training
     return {
         path: {
-            "eval": [name for name, part in module.named_modules() if not part.training],
+            "eval": [
+                name
+                for name, part in module.named_modules()
+                if not (part.training if module.training else noted.get(part, part.training))
+            ],
             "frozen": [name for name, one in module.named_parameters() if not one.requires_grad],
             "buffers": dict(_passing_buffers(module)),
         }

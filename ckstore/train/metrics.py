@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-import warnings
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from ckstore import durable
-from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput, nearest
+from ckstore.errors import CkstoreError, InvalidInput, nearest
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+_KEPT = 8
+"""Live files of so many sessions are kept."""
 
 
 class Points:
@@ -64,7 +69,7 @@ class Metrics:
             points.add(step, time_ns, value)
             if math.isnan(value) and name not in self._nan:
                 self._nan.add(name)
-                warnings.warn(_nan_text(name, step), CkstoreWarning, stacklevel=4)
+                warn(_nan_text(name, step))
         self._live.write({"step": step, "time_ns": time_ns, "metrics": {n: _finite(v) for n, v in values.items()}})
         return values
 
@@ -77,6 +82,11 @@ class Metrics:
         """Forget points that a commit has sealed."""
         for name, count in counts.items():
             self._points[name].drop(count)
+
+    @property
+    def all_sealed(self) -> bool:
+        """Whether commits have every point."""
+        return not any(points.steps for points in self._points.values())
 
     def never_logged(self) -> list[str]:
         """The wanted names that nobody has logged."""
@@ -114,13 +124,27 @@ class LiveFile:
                 self._file.write(msgspec.json.encode(line), b"\n")
         except CkstoreError as error:
             self.close()
-            warnings.warn(f"metrics are kept for the next commit, but cannot be watched: {error}", CkstoreWarning, 5)
+            warn(f"metrics are kept for the next commit, but cannot be watched: {error}")
 
-    def close(self) -> None:
-        """Close the file; what is written later is left out."""
+    def close(self, *, sealed: bool = False) -> None:
+        """Close the file; what is written later is left out. `sealed`: commits have it all, and the file goes."""
         if self._file is not None:
             self._file.close()
+            if sealed:
+                _remove(self.path)
         self._file = None
+
+
+def tidy(folder: Path) -> None:
+    """Remove the live files of a run's oldest sessions: those that were killed leave theirs behind."""
+    files = sorted(folder.glob("*.jsonl"), key=lambda path: (len(path.name), path.name))
+    for path in files[:-_KEPT]:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(CkstoreError):
+        durable.unlink(path)
 
 
 def _name(name: object) -> str:

@@ -53,6 +53,15 @@ class Pace:
         """Note that a commit was begun."""
         self._watch.committed(moment)
 
+    def memory(self) -> list[tuple[float | None, float | None]]:
+        """What the triggers on metrics know, for `put_back`."""
+        return [watch.memory for watch in self._bests]
+
+    def put_back(self, memory: list[tuple[float | None, float | None]]) -> None:
+        """Know only that again: the commit that was begun since then has failed."""
+        for watch, known in zip(self._bests, memory, strict=True):
+            watch.memory = known
+
     def best_values(self) -> dict[str, float]:
         """The best committed values, by `metric:mode`."""
         return {f"{one.metric}:{one.mode}": one.best for one in self._bests if one.best is not None}

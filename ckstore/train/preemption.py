@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import threading
@@ -14,6 +13,15 @@ if TYPE_CHECKING:
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 SAVING = (signal.SIGUSR1,)
+
+_WITHOUT_LOCKS = frozenset(
+    f"ckstore.{name}"
+    for name in (
+        "train.run", "train.data", "train.loader", "train.replayed", "train.held", "train.tape", "train.workers",
+        "demo.train",
+    )
+)  # fmt: skip
+"""What runs around a training's own code."""
 
 
 class Preempted(SystemExit):
@@ -38,6 +46,7 @@ class Signals:
         """Whether `patience_s` have gone by since then."""
         self.forced = False
         """Whether there was a second Ctrl-C."""
+        self._interrupts = 0
         self._notice = notice
         self._patience_s = patience_s
         self._before: dict[int, Any] = {}
@@ -64,8 +73,8 @@ class Signals:
         self._before.clear()
 
     def saved(self) -> None:
-        """Note that what was asked for has been done."""
-        self.asked = False
+        """Note that what was asked for has been done; to end the process stays asked for until it has ended."""
+        self.asked = self.stopping is not None
 
     def leave(self) -> None:
         """End the process as the signal asked. Raises `Preempted` or KeyboardInterrupt."""
@@ -82,28 +91,34 @@ class Signals:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
             return
-        if number in STOPPING:
-            if self._woke():
-                pass
-            elif number == signal.SIGINT and self.stopping == signal.SIGINT:
+        if number in STOPPING and self.stopping is None:
+            self.stopping = signal.Signals(number)
+            self._timer = threading.Timer(self._patience_s, self._run_out)
+            self._timer.daemon = True
+            self._timer.start()
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
                 self.forced = True
                 raise KeyboardInterrupt
-            elif self.stopping is None:
-                self.stopping = signal.Signals(number)
-                self._timer = threading.Timer(self._patience_s, self._run_out)
-                self._timer.daemon = True
-                self._timer.start()
         self.asked = True
-        self._notice()
-
-    def _woke(self) -> bool:
-        """Whether the handler was called because time ran out; says so once."""
-        called, self._woken = self._woken, False
-        return called
-
-    _woken = False
+        if not _within_ckstore(frame):
+            self._notice()
 
     def _run_out(self) -> None:
-        self.late = self._woken = True
-        if self.stopping is not None:
-            _thread.interrupt_main(self.stopping)
+        """Wake the main thread, also where it sleeps in a system call."""
+        self.late = True
+        for number in (*SAVING, signal.SIGTERM):
+            if signal.getsignal(number) == self._handle:
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+                return
+
+
+def _within_ckstore(frame: FrameType | None) -> bool:
+    """Whether code of ckstore is being run that may hold locks, which a commit needs."""
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name.startswith("ckstore.") and name not in _WITHOUT_LOCKS:
+            return True
+        frame = frame.f_back
+    return False

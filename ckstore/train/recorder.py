@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckstore.checkpoint.store import CommitOptions
-from ckstore.errors import CkstoreWarning
+from ckstore.errors import CkstoreError
 from ckstore.train.capture import Counters
 from ckstore.train.commits import Committer, Request
+from ckstore.train.flags import capture_flags
 from ckstore.train.pace import Pace
 from ckstore.train.triggers import Moment
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from ckstore.train.options import RunOptions
     from ckstore.train.saver import Save, Torn
     from ckstore.train.standing import Standing
+
+
+class _Begun(NamedTuple):
+    """What was so before a commit was begun: the step committed last, the metrics that none has said, the bests."""
+
+    step: int | None
+    metrics: dict[str, float]
+    memory: list[tuple[float | None, float | None]]
 
 
 class Recorder:
@@ -48,6 +57,7 @@ class Recorder:
         self._begins_from: str | None = None
         self._fresh: dict[str, float] = {}
         self._logged: dict[str, float] = {}
+        self._begun: _Begun | None = None
         self._told: set[str] = set()
         self._policies = None if options.keep is None else {options.name: str(options.keep)}
         self.pace = Pace(options.every, options.keep, self._moment(), repository.config.metric_mode)
@@ -75,7 +85,7 @@ class Recorder:
 
         Without `step_done` it is only asked whether what was logged after the step is better than before.
         """
-        torn = self.committer.settle()
+        torn = self._settled()
         moment = self._moment(epoch_ended=epoch_ended, logged=self._logged)
         self._logged = {}
         due, urgent = self.pace.due(moment) if step_done else (self.pace.improved(moment), True)
@@ -101,8 +111,12 @@ class Recorder:
         block: bool = False,
     ) -> Save:
         """Commit the state as it is. With `block` it is durable when this returns, else none may be under way."""
-        request = self._request(message, tag, extra)
-        return self.committer.now(request) if block else self.committer.later(request)
+        try:
+            request = self._request(message, tag, extra)
+            return self.committer.now(request) if block else self.committer.later(request)
+        except BaseException:
+            self._failed()
+            raise
 
     def wait(self) -> None:
         """Wait for what is under way, and take it again if it was torn. Raises what went wrong."""
@@ -112,26 +126,49 @@ class Recorder:
 
     def _waited(self) -> Torn | None:
         self.committer.wait()
-        return self.committer.settle()
+        return self._settled()
+
+    def _settled(self) -> Torn | None:
+        try:
+            return self.committer.settle()
+        except CkstoreError:
+            self._failed()
+            raise
+
+    def _failed(self) -> None:
+        """Forget the commit that was begun last: what was to be said by it, the next one says."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self.committed_step = begun.step
+            self._fresh = {**begun.metrics, **self._fresh}
+            self.pace.put_back(begun.memory)
+            self.counters.best = self.pace.best_values()
 
     def _again(self, torn: Torn) -> Save:
         """Commit what a torn snapshot should have been, a little later, while nothing else runs."""
         text = "it is taken again, and that memory is copied at once from now on"
-        warnings.warn(f"a snapshot was {torn.what}; {text}", CkstoreWarning, stacklevel=6)
-        request = self._request(torn.options.message, torn.options.tag, torn.extra)
-        metrics = {**torn.options.metrics, **request.options.metrics}
-        return self.committer.now(replace(request, options=replace(request.options, metrics=metrics)), torn.save)
+        warn(f"a snapshot was {torn.what}; {text}")
+        self._failed()  # so that this one says what that one was to say
+        try:
+            request = self._request(torn.options.message, torn.options.tag, torn.extra)
+            return self.committer.now(request, torn.save)
+        except BaseException as error:
+            torn.save.fail(error)
+            self._failed()
+            raise
 
     def _request(self, message: str, tag: str | None, extra: Mapping[str, Any] | None) -> Request:
         standing, counters = self._standing, self.counters
+        self._begun = _Begun(self.committed_step, dict(self._fresh), self.pace.memory())
         self.pace.committed(self._moment())
         counters.best = self.pace.best_values()
         self._check_metrics()
-        unfinished = standing.handed_out and not standing.stepped
         if standing.stepped:  # the step that is going on has changed the state already, and counts as done
             counters = replace(counters, step=counters.step + 1)
         rng, flags = standing.quiet or (None, None)
-        state = self._capture.state(counters, unfinished=unfinished, rng=rng, flags=flags, extra=extra)
+        if flags is None and standing.between:  # perhaps in the middle of an evaluation
+            flags = capture_flags(self._capture.parts.modules, standing.training)
+        state = self._capture.state(counters, unfinished=standing.unfinished, rng=rng, flags=flags, extra=extra)
         options = self._said(counters, message, tag)
         self.committed_step = counters.step
         self._fresh = {}
@@ -177,7 +214,7 @@ class Recorder:
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            warnings.warn(text, CkstoreWarning, stacklevel=6)
+            warn(text)
 
     def _after(self, made: CommitResult) -> None:
         """What follows a commit that is durable, in the thread that made it."""

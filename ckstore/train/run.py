@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from ckstore.checkpoint.store import check_room
-from ckstore.errors import CkstoreError, CkstoreWarning, InvalidInput
+from ckstore.errors import CkstoreError, InvalidInput
 from ckstore.graph.history import CommitInfo, describe
 from ckstore.torch.flatten import flatten
 from ckstore.train.capture import Capture
 from ckstore.train.environment import environment
 from ckstore.train.feed import Feed
-from ckstore.train.flags import capture_flags, restore_training
+from ckstore.train.flags import capture_flags, note_training, restore_training
 from ckstore.train.gradients import mark_spent
-from ckstore.train.metrics import LiveFile, Metrics
+from ckstore.train.metrics import LiveFile, Metrics, tidy
 from ckstore.train.observers import OBSERVERS, tell
 from ckstore.train.occupied import occupy
 from ckstore.train.parts import Parts
@@ -24,6 +23,7 @@ from ckstore.train.recorder import Recorder
 from ckstore.train.resume import Resumed, find, line, passed_over, take_over
 from ckstore.train.rng import capture_rng, restore_rng
 from ckstore.train.standing import Standing
+from ckstore.train.warned import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,6 +107,7 @@ class Run:
         check_room(self._repository, [flatten(part, name, allow_pickle=True) for name, part in parts.items()])
         folder, self._lock = occupy(store.layout, self.branch)
         time_ns, _ = self._options.clock()
+        tidy(folder)
         self._live = LiveFile(folder / f"{time_ns}.jsonl", {"run": self.branch, "time_ns": time_ns})
         self._metrics = Metrics(self._live, self._recorder.pace.wanted)
         self._recorder.open(self._metrics)
@@ -128,16 +129,18 @@ class Run:
         try:
             with self._standing.inside():
                 self._finish(error)
-        except CkstoreError as failure:
+        except Exception as failure:
             if error is None:
                 raise
             error.add_note(f"ckstore: a commit failed as well: {failure}")
+            if not isinstance(error, Exception):  # of an exit nobody sees the note
+                warn(f"a commit failed: {failure}")
         finally:
             self._open = False
             self._signals.restore()
             for hook in self._hooks:
                 hook.remove()
-            self._live.close()
+            self._live.close(sealed=self._metrics.all_sealed)
             self._recorder.committer.close()
             self._lock.release()
 
@@ -145,19 +148,25 @@ class Run:
         """Commit what is left, where that is wanted, and wait for what is under way."""
         if self._signals.forced:
             return
-        self._recorder.wait()
+        failure = self._waited()
         wanted = self._options.at_end if error is None else self._options.save_on_exception
         if (
             wanted
             and (error is None or isinstance(error, Exception))
-            and self.steps
-            not in (
-                0,
-                self._recorder.committed_step,
-            )
+            and self.steps not in (0, self._recorder.committed_step)
         ):
             why = "" if error is None else f"saved on {type(error).__name__}: {error!s:.200}"
             self._recorder.save(why, block=True)
+        if failure is not None:
+            raise failure
+
+    def _waited(self) -> CkstoreError | None:
+        """Wait for what is under way; what went wrong there, which must not keep the last save from being tried."""
+        try:
+            self._recorder.wait()
+        except CkstoreError as failure:
+            return failure
+        return None
 
     @overload
     def resume(self, data: None = None, *, from_: str | None = None, strict: bool = True) -> int: ...
@@ -193,14 +202,13 @@ class Run:
 
         Raises what went wrong in the background. Where a signal asked for it, saves and ends the process.
         """
-        if self._resumed is None:
-            self.resume()
+        self._begin_anew()
         with self._standing.inside():
             self._recorder.counters.step += 1
             self._standing.step_done()
             if OBSERVERS:
                 tell("step", self)
-            made = self._recorder.look()
+            made = None if self._signals.stopping is not None else self._recorder.look()
         if self._signals.asked:
             self._honour()
         return made
@@ -236,9 +244,9 @@ class Run:
 
         `extra` adds components of any values. Waits for a commit that is under way. Raises as `Repo.commit` does.
         """
+        self._begin_anew()
         if metrics is not None:
             self.log(metrics)
-        self._check()
         with self._standing.inside():
             self._recorder.wait()
             return self._recorder.save(message, tag=tag, extra=extra, block=block)
@@ -274,14 +282,18 @@ class Run:
                 batch = next(batches)
             except StopIteration:
                 break
-            self._standing.got_batch()
+            except Exception:
+                if self._signals.stopping is not None:  # it has ended the data's workers as well
+                    self._honour()
+                raise
+            self._standing.got_batch(note_training(self._parts.modules))
             if OBSERVERS:
                 tell("batch", self, batch)
             yield self.steps + 1, batch
         self._check()
         with self._standing.inside():
             self._recorder.counters.epoch = position.epoch
-            self._standing.between = True
+            self._standing.epoch_ended()
             self._recorder.look(epoch_ended=True)
         if self._signals.asked:
             self._honour()
@@ -299,8 +311,22 @@ class Run:
         take_over(repository, self.branch, found, now_ns)
         self._recorder.resumed(counters, found.id.hex())
         if found.skipped:
-            warnings.warn(passed_over(found), CkstoreWarning, stacklevel=4)
+            warn(passed_over(found))
         return Resumed(found.id.hex(), counters.step, counters.epoch, found.skipped, **told)
+
+    def _begin_anew(self) -> None:
+        """Begin, where nobody called `resume` and there is nothing to go on from. Raises `InvalidInput` where there is.
+
+        To load a commit now would undo what has been trained already.
+        """
+        self._check()
+        if self._resumed is None:
+            if self._options.start is not None or self.branch in self._repository.commits().branches:
+                raise InvalidInput(
+                    f"the run {self.branch!r} has a commit to go on from, and has not",
+                    hint="call run.resume() before the first step; another name begins anew",
+                )
+            self.resume()
 
     def _check(self) -> None:
         if not self._open:
@@ -308,7 +334,8 @@ class Run:
 
     def _noticed(self) -> None:
         """A signal arrived: save now if nothing is in the middle of anything."""
-        if self._resumed is not None and self._standing.may_save(fed=bool(self._feed), late=self._signals.late):
+        feed, late = self._feed, self._signals.late
+        if self._resumed is not None and self._standing.may_save(fed=bool(feed), taking=feed.taking, late=late):
             self._honour()
 
     def _honour(self) -> None:
@@ -316,19 +343,22 @@ class Run:
         stopping = self._signals.stopping is not None
         with self._standing.inside():
             self._signals.saved()
-            recorder, stepped = self._recorder, self._standing.stepped
+            recorder, stepped, failure = self._recorder, self._standing.stepped, None
+            if stopping or self.steps + stepped != recorder.committed_step:
+                failure = self._waited()
+                if failure is not None and stopping:
+                    warn(f"a commit failed: {failure}")
             if self.steps + stepped != recorder.committed_step:
-                recorder.wait()
                 late = ", before the end of the step" if stepped else ""
                 recorder.save(f"saved on a signal{late}", block=stopping)
-            elif stopping:
-                recorder.wait()
+        if failure is not None and not stopping:
+            raise failure
         if stopping:
             self._signals.leave()
 
     def _before_optimizer(self, *_: object) -> None:
+        self._standing.optimizer_begins()  # first: a signal must not save while this waits for the copy
         self._recorder.committer.hold_up()
-        self._standing.optimizer_begins()
 
     def _after_optimizer(self, optimizer: Any, *_: object) -> None:
         mark_spent(optimizer)

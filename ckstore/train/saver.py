@@ -28,6 +28,10 @@ class Save:
     staged: Future[int] = field(default_factory=Future)
     durable: Future[CommitResult] = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        for future in (self.staged, self.durable):
+            future.set_running_or_notify_cancel()  # the commit is made whether or not somebody waits
+
     def result(self, timeout_s: float | None = None) -> CommitResult:
         """Wait until the commit is durable. Raises what went wrong, or `TimeoutError`."""
         return self.durable.result(timeout_s)

@@ -204,6 +204,16 @@ class BestWatch(Watch):
             self.best = self._last
         self._last = None
 
+    @property
+    def memory(self) -> tuple[float | None, float | None]:
+        """The best that was committed, and what was logged last since then."""
+        return self.best, self._last
+
+    @memory.setter
+    def memory(self, known: tuple[float | None, float | None]) -> None:
+        best, last = known
+        self.best, self._last = best, last if self._last is None else self._last
+
     def _better(self) -> bool:
         if self._last is None or math.isnan(self._last):
             return False

@@ -134,7 +134,10 @@ class Committer:
 
         A snapshot that was torn is returned instead: it is to be taken again. Its tensors are copied at once from now.
         """
-        if self._sealed and self._metrics is not None and not self._saver.busy:
+        idle, request = not self._saver.busy, self._request
+        if idle:
+            self._request = None  # what only that commit had is to be let go of
+        if self._sealed and self._metrics is not None and idle:
             sealed, self._sealed = self._sealed, {}
             self._metrics.drop(sealed)
         while self._warnings:
@@ -143,10 +146,10 @@ class Committer:
         if failure is not None:
             raise as_save_failure(failure)
         written = self._saver.take_written()
-        if written is None or self._request is None:
+        if written is None or request is None:
             return None
         self._restless.update(one.place for one in written[0])
-        return Torn(*written, self._request.options, self._request.extra)
+        return Torn(*written, request.options, request.extra)
 
     def close(self) -> None:
         """Let go of threads and memory."""

@@ -78,6 +78,7 @@ class Pace:
         for metric, mode in self._rules[:1]:
             for id, commit in commits:
                 value = next((bits_float(one.bits) for one in commit.metrics if one.name == metric), math.nan)
-                if value < best if mode == "min" else value > best or (found is None and not math.isnan(value)):
+                better = value < best if mode == "min" else value > best
+                if better or (found is None and not math.isnan(value)):
                     found, best = (id, commit), value
         return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckstore.checkpoint.store import CommitOptions
-from ckstore.errors import CkstoreError
+from ckstore.errors import CkstoreError, InvalidInput
 from ckstore.train.capture import Counters
 from ckstore.train.commits import Committer, Request
 from ckstore.train.flags import capture_flags
@@ -221,7 +221,11 @@ class Recorder:
         if self._policies is not None:
             from ckstore.porcelain.gc import GcOptions, gc  # numpy
 
-            gc(self._repository, GcOptions(self._options.clock()[0], self._policies))
+            try:
+                gc(self._repository, GcOptions(self._options.clock()[0], self._policies))
+            except InvalidInput:
+                if not self._metrics.never_logged():  # else that has been said
+                    raise
 
     def _moment(self, *, epoch_ended: bool = False, logged: Mapping[str, float] | None = None) -> Moment:
         counters = self.counters

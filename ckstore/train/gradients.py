@@ -29,7 +29,8 @@ def mark_spent(optimizer: torch.optim.Optimizer) -> None:
 def capture_gradients(parts: Parts) -> tuple[dict[str, Any], dict[str, str] | str]:
     """Gradients that no step has used yet, by path, and the layouts of those that are spent or zero.
 
-    `ALL` stands for strided ones of everything that requires one. A spent gradient comes back as zeros: it matters only that it is there, since an optimizer skips those that are not.
+    `ALL` stands for strided ones of everything that requires one. A spent gradient comes back as zeros: it matters only
+    that it is there, since an optimizer skips those that are not.
     """
     waiting: dict[str, Any] = {}
     spent: dict[str, str] = {}

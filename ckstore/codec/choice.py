@@ -12,8 +12,9 @@ from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from ckstore.codec.passes import Passes
     from ckstore.codec.planes import Planes
     from ckstore.codec.preset import Preset
 
@@ -29,9 +30,10 @@ _SAMPLE_WORTH = 0.9
 
 
 class Coder:
-    """Encodes and decodes chunks, reusing its buffers and contexts."""
+    """Encodes and decodes chunks, reusing its buffers and contexts; with other passes than the best, if told so."""
 
-    def __init__(self) -> None:
+    def __init__(self, passes: Callable[[int], Passes] | None = None) -> None:
+        self._passes = passes
         self._zstd = Zstd()
         self._encoded = 0
         self._planes: dict[int, Planes] = {}
@@ -123,7 +125,7 @@ class Coder:
     def _check(self, encoded: Encoded, raw: memoryview, base: memoryview | None) -> None:
         """Decode a chunk whole and compare; by another coder, as the payload is views of this one's buffers."""
         if self._checker is None:
-            self._checker = Coder()
+            self._checker = Coder(self._passes)
         payload = memoryview(b"".join(encoded.pieces))
         target = bytearray(raw.nbytes) if base is None else bytearray(base)
         if base is None:
@@ -137,7 +139,8 @@ class Coder:
         if planes is None:
             from ckstore.codec.planes import planes_of  # numpy: only where numbers are at hand
 
-            planes = self._planes[width] = planes_of(width)
+            planes = planes_of(width) if self._passes is None else planes_of(width, self._passes)
+            self._planes[width] = planes
         return planes
 
     def _promising(self, raw: memoryview) -> bool:

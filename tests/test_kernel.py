@@ -177,6 +177,14 @@ def test_forged_payloads_are_refused_alike(delta: bool) -> None:
     assert 1_000 < refused < 5_000
 
 
+@given(sources=st.lists(st.binary(max_size=40), max_size=6))
+def test_copies_are_the_same(sources: list[bytes]) -> None:
+    for passes in both(4):
+        target = bytearray(sum(map(len, sources)))
+        passes.copy([memoryview(source) for source in sources], memoryview(target))
+        assert target == b"".join(sources)
+
+
 def test_samples_are_the_same() -> None:
     raw, base = numbers(0, 40_003, 1 << 31), numbers(1, 40_003, 1 << 31)
     for width in (1, 2, 4, 8):
@@ -212,6 +220,9 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         lambda: kernel.join([0, 0, 0, (3, 0, bytes(8), b"")], room, 4, False, False, False),
         lambda: kernel.join([0, 0, 0, (4, 256, bytes(8), b"")], room, 4, False, False, False),
         lambda: kernel.join([0] * 16, room, 16, False, False, False),
+        lambda: kernel.copy([raw], bytearray(63)),
+        lambda: kernel.copy([raw], bytearray(65)),
+        lambda: kernel.copy([raw, raw], room),
         lambda: kernel.pack(raw, [63], 4, 0, bytearray(64), bytearray(64)),
         lambda: kernel.pack(raw, [65], 4, 0, bytearray(64), bytearray(65)),
         lambda: kernel.pack(raw, [30, 64], 4, 0, bytearray(64), bytearray(64)),

@@ -75,16 +75,14 @@ class Coder:
                 self._check(encoded[-1], chunk, old)
         return encoded
 
-    def copy(self, raws: Sequence[memoryview], targets: Sequence[memoryview], dtype: str) -> None:
-        """Copy chunks as they are now; of numbers without holding up other threads."""
-        if element(dtype) is None:
-            for raw, target in zip(raws, targets, strict=True):
-                target[:] = raw
+    def copy(self, raws: Sequence[memoryview], target: memoryview, dtype: str) -> None:
+        """Copy chunks as they are now, one after another; of numbers without holding up other threads."""
+        kind = element(dtype)
+        if kind is not None:
+            self._planes_of(kind[0]).copy(raws, target)
             return
-        from ckstore.codec.arrays import copy
-
-        for raw, target in zip(raws, targets, strict=True):
-            copy(raw, target)
+        for raw, part in zip(raws, parts(target, [raw.nbytes for raw in raws]), strict=True):
+            part[:] = raw
 
     def decode(self, codec: int, width: int, payload: memoryview, target: memoryview) -> None:
         """Fill `target`, exactly as long as the raw bytes. Raises `Integrity`."""

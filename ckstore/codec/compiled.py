@@ -40,6 +40,10 @@ class CompiledPasses:
         self._varying = 0
         self._first = 0
 
+    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
+        """See `Passes`."""
+        self._kernel.copy(list(sources), target)
+
     def sample(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> Array:
         """See `Passes`."""
         counts = self._kernel.sample(raw, base, self.width, step, rotate)

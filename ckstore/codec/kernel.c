@@ -22,7 +22,9 @@
 #endif
 
 /* One function, compiled for several processors, where the loader can choose: x86-64 with the GNU C library. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define CHOSEN_AT_RUN_TIME __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#elif defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define CHOSEN_AT_RUN_TIME __attribute__((target_clones("avx2", "default")))
 #else
 #define CHOSEN_AT_RUN_TIME
@@ -320,14 +322,12 @@ static PyObject *kernel_sample(PyObject *Py_UNUSED(self), PyObject *arguments) {
             uint32_t counts[MOST_PLANES * VALUES] = {0};
             const size_t count = (size_t)(raw.len / width);
             const Turn turn = old == Py_None ? (rotate ? ROTATED : AS_IS) : DIFFERENCE;
-            Py_BEGIN_ALLOW_THREADS
             switch (width) {
             case 1: sample8(raw.buf, base.buf, count, (size_t)step, turn, counts); break;
             case 2: sample16(raw.buf, base.buf, count, (size_t)step, turn, counts); break;
             case 4: sample32(raw.buf, base.buf, count, (size_t)step, turn, counts); break;
             default: sample64(raw.buf, base.buf, count, (size_t)step, turn, counts);
             }
-            Py_END_ALLOW_THREADS
             result = PyBytes_FromStringAndSize((const char *)counts, width * VALUES * (Py_ssize_t)sizeof(uint32_t));
         }
         if (base.obj != NULL) PyBuffer_Release(&base);
@@ -498,26 +498,57 @@ static PyObject *kernel_pack(PyObject *Py_UNUSED(self), PyObject *arguments) {
     return result;
 }
 
-PyDoc_STRVAR(same_doc, "same(one, other) -> bool\n\nWhether two buffers hold the same bytes.");
+PyDoc_STRVAR(same_doc, "same(one, other) -> bool\n\n"
+                       "Whether two buffers hold the same bytes. Keeps the lock, which a plane is not worth letting go.");
 
 static PyObject *kernel_same(PyObject *Py_UNUSED(self), PyObject *arguments) {
     Py_buffer one, other;
     if (!PyArg_ParseTuple(arguments, "y*y*", &one, &other)) return NULL;
-    int equal = one.len == other.len;
-    if (equal) {
-        Py_BEGIN_ALLOW_THREADS
-        equal = memcmp(one.buf, other.buf, (size_t)one.len) == 0;
-        Py_END_ALLOW_THREADS
-    }
+    const int equal = one.len == other.len && memcmp(one.buf, other.buf, (size_t)one.len) == 0;
     PyBuffer_Release(&other);
     PyBuffer_Release(&one);
     return PyBool_FromLong(equal);
 }
 
+PyDoc_STRVAR(copy_doc, "copy(sources, target)\n\nCopy buffers into one, one after another; they fill it.");
+
+static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
+    Py_buffer target;
+    PyObject *sources;
+    if (!PyArg_ParseTuple(arguments, "O!w*", &PyList_Type, &sources, &target)) return NULL;
+    const Py_ssize_t number = PyList_Size(sources);
+    Py_buffer *from = calloc((size_t)number + 1, sizeof(Py_buffer));
+    Py_ssize_t held = 0;
+    size_t left = (size_t)target.len;
+    int good = from != NULL ? 1 : (PyErr_NoMemory(), 0);
+    while (good && held < number) {
+        good = PyObject_GetBuffer(PyList_GetItem(sources, held), &from[held], PyBUF_SIMPLE) == 0;
+        if (!good) break;
+        const size_t length = (size_t)from[held++].len;
+        good = checked(length <= left, "more to copy than there is room for");
+        left -= good ? length : 0;
+    }
+    good = good && checked(left == 0, "less to copy than there is room for");
+    if (good) {
+        uint8_t *to = target.buf;
+        Py_BEGIN_ALLOW_THREADS
+        for (Py_ssize_t i = 0; i < held; i++) {
+            if (from[i].len) memmove(to, from[i].buf, (size_t)from[i].len);
+            to += from[i].len;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    while (held) PyBuffer_Release(&from[--held]);
+    free(from);
+    PyBuffer_Release(&target);
+    return good ? Py_NewRef(Py_None) : NULL;
+}
+
 static PyMethodDef METHODS[] = {
     {"sample", kernel_sample, METH_VARARGS, sample_doc}, {"split", kernel_split, METH_VARARGS, split_doc},
     {"join", kernel_join, METH_VARARGS, join_doc},       {"pack", kernel_pack, METH_VARARGS, pack_doc},
-    {"same", kernel_same, METH_VARARGS, same_doc},       {NULL, NULL, 0, NULL},
+    {"same", kernel_same, METH_VARARGS, same_doc},       {"copy", kernel_copy, METH_VARARGS, copy_doc},
+    {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

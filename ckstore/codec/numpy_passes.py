@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckstore.codec.arrays import same
+from ckstore.codec.arrays import copy, same
+from ckstore.codec.chunker import parts
 from ckstore.codec.packing import Packing
 from ckstore.codec.passes import Packed
 from ckstore.codec.transpose import Transposer
@@ -27,6 +28,11 @@ class NumpyPasses:
         self._packing = Packing()
         self._transposer = Transposer(width)
         self._planes: list[Array] = []
+
+    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
+        """See `Passes`."""
+        for source, part in zip(sources, parts(target, [source.nbytes for source in sources]), strict=True):
+            copy(source, part)
 
     def sample(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> Array:
         """See `Passes`."""

@@ -32,6 +32,9 @@ class Passes(Protocol):
 
     width: int
 
+    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
+        """Copy what fills `target`, one after another."""
+
     def sample(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> Array:
         """How often each of 256 values is in each byte of every `step`-th element, or of its difference to `base`."""
 

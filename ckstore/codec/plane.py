@@ -43,6 +43,8 @@ ENTROPY = zstandard.ZstdCompressionParameters(
 _PACKED = struct.Struct("<BI")
 _SAMPLE_BYTES = 4 << 10
 _COVERED = 0.94
+_WEIGHTS = np.arange(1 << 13) * np.log2(np.maximum(np.arange(1 << 13), 1))
+"""n log2 n: samples are a little longer than they are asked to be."""
 _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 """Entropies: below, zstd does best by long repeats; between the last two, packing does best; above, none fits."""
 
@@ -88,8 +90,7 @@ class PlaneCoder:
             return [Stored(Mode.CONSTANT, 1, (plane[:1].tobytes(),))] * len(parts)
         mode, low = self._choose(plane, shares, share)
         if mode is Mode.ZSTD:
-            frames = [self._zstd.compress(part.data) for part in parts]
-            self._compare(frames, parts)
+            frames = self._compress(parts)
             stored = [Stored(Mode.ZSTD, len(frame), (frame,)) for frame in frames]
         else:
             stored = self._encode_packed(plane, ends, mode, low)
@@ -140,8 +141,7 @@ class PlaneCoder:
 
     def _encode_packed(self, plane: Array, ends: Sequence[int], mode: Mode, low: int) -> list[Stored]:
         packed, escapes = self._passes.pack(plane, ends, mode, low)
-        frames = [self._zstd.compress(part.data) for part in packed]
-        self._compare(frames, packed)
+        frames = self._compress(packed)
         stored = []
         for frame, outside in zip(frames, escapes, strict=True):
             head = _PACKED.pack(low, len(outside))
@@ -149,16 +149,25 @@ class PlaneCoder:
             stored.append(Stored(mode, length, (head, frame, outside.data)))
         return stored
 
-    def _compare(self, frames: Sequence[bytes], wanted: Sequence[Array]) -> None:
-        for frame, part in zip(frames, wanted, strict=True):
-            if not self._passes.same(self._zstd.decompress(frame, len(part)), part):
+    def _compress(self, parts: Sequence[Array]) -> Sequence[bytes]:
+        """A frame for each, decoded again and compared."""
+        frames = self._zstd.compress_all([part.data for part in parts])
+        for raw, part in zip(self._zstd.decompress_own(frames, [len(part) for part in parts]), parts, strict=True):
+            if not self._passes.same(raw, part):
                 raise Integrity("a plane does not come back from its encoding", hint="check this machine's memory")
+        return frames
 
 
-def entropy(shares: Array) -> Any:
-    """Order-0 entropy as a share of eight bits, over the last axis."""
-    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
-    return -(shares * logs).sum(axis=-1) / 8
+def entropy(counts: Array, count: int, seen: Array) -> Any:
+    """Order-0 entropy as a share of eight bits, over the last axis of counts that come to `count` each.
+
+    `seen` says how many are not 0; where it is one the entropy is exactly 0.
+    """
+    if count < len(_WEIGHTS):
+        weights = _WEIGHTS[counts]
+    else:
+        weights = counts * np.log2(np.maximum(counts, 1))
+    return np.where(seen > 1, np.log2(count) - weights.sum(axis=-1) / count, 0.0) / 8
 
 
 def _raw(part: Array) -> Stored:

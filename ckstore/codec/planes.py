@@ -63,6 +63,7 @@ class Planes:
         self._width = passes.width
         self._passes = passes
         self._coder = PlaneCoder(passes)
+        self.copy = passes.copy
 
     def survey(self, raw: memoryview, base: memoryview | None = None, *, rotate: bool, sample: int = _SAMPLE) -> Survey:
         """A look at about `sample` elements of `raw`, or at their differences to `base`."""
@@ -159,11 +160,10 @@ def _start(planes: int) -> int:
 
 def _survey(counts: Array) -> Survey:
     count = max(1, int(counts[0].sum()))
-    shares = counts / count
     # What a sample of n says of k values is too low by (k - 1) / 2n nats (Miller and Madow).
     seen = np.count_nonzero(counts, axis=1)
     missed = np.maximum(0, seen - 1) / (2 * count * np.log(2) * 8)
-    return Survey(shares, np.minimum(entropy(shares) + missed, 1.0))
+    return Survey(counts / count, np.minimum(entropy(counts, count, seen) + missed, 1.0))
 
 
 def planes_of(width: int, passes: Callable[[int], Passes] = passes_of) -> Planes:

@@ -80,7 +80,7 @@ class CompiledPasses:
         if not self._kernel.join(planes, target, self.width, rotated, halved, difference):
             raise Integrity(uneven())
 
-    def same(self, one: bytes | Array, other: Array) -> bool:
+    def same(self, one: bytes | memoryview | Array, other: Array) -> bool:
         """See `Passes`."""
         same: bool = self._kernel.same(one, other)
         return same

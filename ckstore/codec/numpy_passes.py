@@ -69,7 +69,7 @@ class NumpyPasses:
         else:
             self._transposer.join(opened, numbers, rotated=rotated, halved=halved)
 
-    def same(self, one: bytes | Array, other: Array) -> bool:
+    def same(self, one: bytes | memoryview | Array, other: Array) -> bool:
         """See `Passes`."""
         return same(np.frombuffer(one, np.uint8), other)
 

@@ -59,7 +59,7 @@ class Passes(Protocol):
         Planes are as long as they must be. Raises `Integrity` where a packed one has more or fewer escapes.
         """
 
-    def same(self, one: bytes | Array, other: Array) -> bool:
+    def same(self, one: bytes | memoryview | Array, other: Array) -> bool:
         """Whether the bytes of two are the same."""
 
 

@@ -163,10 +163,7 @@ def entropy(counts: Array, count: int, seen: Array) -> Any:
 
     `seen` says how many are not 0; where it is one the entropy is exactly 0.
     """
-    if count < len(_WEIGHTS):
-        weights = _WEIGHTS[counts]
-    else:
-        weights = counts * np.log2(np.maximum(counts, 1))
+    weights = _WEIGHTS[counts] if count < len(_WEIGHTS) else counts * np.log2(np.maximum(counts, 1))
     return np.where(seen > 1, np.log2(count) - weights.sum(axis=-1) / count, 0.0) / 8
 
 

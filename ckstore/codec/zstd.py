@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zstandard
 
@@ -34,7 +34,7 @@ class Zstd:
         """A frame for each; one call, as other threads wait less often for one."""
         if len(raws) == 1 or not _AT_ONCE:
             return [self._compressor.compress(raw) for raw in raws]
-        found = self._compressor.multi_compress_to_buffer(raws)
+        found = self._compressor.multi_compress_to_buffer(list(raws))
         return [found[number].tobytes() for number in range(len(raws))]
 
     def decompress_own(self, frames: Sequence[bytes], lengths: Sequence[int]) -> Sequence[bytes | memoryview]:
@@ -42,10 +42,11 @@ class Zstd:
         if len(frames) == 1 or not _AT_ONCE:
             return [self.decompress(frame, length) for frame, length in zip(frames, lengths, strict=True)]
         try:
-            found = self._decompressor.multi_decompress_to_buffer(frames)
+            found = self._decompressor.multi_decompress_to_buffer(list(frames))
         except zstandard.ZstdError as error:
             raise Integrity(f"a compressed payload is damaged: {error}") from error
-        return [memoryview(found[number]) for number in range(len(frames))]
+        segments: list[Any] = [found[number] for number in range(len(frames))]
+        return [memoryview(segment) for segment in segments]
 
     def decompress(self, payload: bytes | memoryview, length: int) -> bytes:
         """The `length` bytes that a frame holds, which must declare as many. Raises `Integrity`.

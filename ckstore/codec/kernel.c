@@ -1,8 +1,8 @@
 /*
  * The passes over chunks, compiled: numbers into planes and back, planes packed and back, counts of a sample.
  *
- * What each does is said by its numpy twin (numpy_passes.py), byte for byte; tests hold the two together. A call works on
- * several chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is
+ * What each does is said by its numpy twin (numpy_passes.py), byte for byte; tests hold the two together. A call works
+ * on several chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is
  * checked here, before the lock is let go, and escapes are counted as they are used.
  *
  * C11 and CPython's stable interface. Loops are plain, in blocks that stay in the first-level cache, so that a compiler
@@ -180,22 +180,19 @@ INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *r
                     memcpy(&a, from + i * sizeof(T), sizeof(T));                                                     \
                     turned[i] = (T)(a << 1 | a >> (BITS - 1));                                                       \
                 }                                                                                                    \
-            } else {                                                                                                 \
+            } else if (!halved) {                                                                                    \
                 memcpy(turned, from, length * sizeof(T));                                                            \
             }                                                                                                        \
             if (halved) {                                                                                            \
+                const uint8_t *source = turn == DIFFERENCE ? (const uint8_t *)turned : from;                         \
                 uint8_t *kept = planes + start * sizeof(H);                                                          \
                 for (size_t i = 0; i < length; i++) {                                                                \
-                    const H half = (H)turned[i];                                                                     \
+                    T a;                                                                                             \
+                    memcpy(&a, source + i * sizeof(T), sizeof(T));                                                   \
+                    const H half = (H)a, high = (H)(a >> HALF);                                                      \
                     memcpy(kept + i * sizeof(H), &half, sizeof(H));                                                  \
+                    turned[i] = turn == ROTATED ? (H)(high << 1 | high >> (HALF - 1)) : high;                        \
                 }                                                                                                    \
-                if (turn == ROTATED)                                                                                 \
-                    for (size_t i = 0; i < length; i++) {                                                            \
-                        const H half = (H)(turned[i] >> HALF);                                                       \
-                        turned[i] = (H)(half << 1 | half >> (HALF - 1));                                             \
-                    }                                                                                                \
-                else                                                                                                 \
-                    for (size_t i = 0; i < length; i++) turned[i] = (T)(turned[i] >> HALF);                          \
             }                                                                                                        \
             if (!start) first = turned[0];                                                                           \
             for (size_t i = 0; i < length; i++) varying |= (T)(turned[i] ^ first);                                   \
@@ -499,7 +496,7 @@ static PyObject *kernel_pack(PyObject *Py_UNUSED(self), PyObject *arguments) {
 }
 
 PyDoc_STRVAR(same_doc, "same(one, other) -> bool\n\n"
-                       "Whether two buffers hold the same bytes. Keeps the lock, which a plane is not worth letting go.");
+                       "Whether two buffers hold the same bytes. Keeps the lock: a plane takes too little time.");
 
 static PyObject *kernel_same(PyObject *Py_UNUSED(self), PyObject *arguments) {
     Py_buffer one, other;

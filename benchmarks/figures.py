@@ -250,7 +250,7 @@ def scale() -> str:
 def training() -> str:
     """What saving costs a training."""
     found = results("training")
-    ways = found["ways"]
+    ways, idle_us = found["ways"], found["step_without_commit_us"]
     rows = [
         [
             f"`{name}`" if name.startswith("dcp") else name,
@@ -265,7 +265,7 @@ def training() -> str:
     return (
         f"`python benchmarks/bench_training.py`: {found['state_bytes'] / 1e9:.2f} GB of state, steps of "
         f"{found['step_s']:.1f} s that keep all\n{found['threads']} cores busy; one copy of the state in memory takes "
-        f"{found['copy_s']:.2f} s. Medians; `step()` without a commit takes {found['step_without_commit_us']:.0f} µs.\n\n"
+        f"{found['copy_s']:.2f} s. Medians; `step()` without a commit takes {idle_us:.0f} µs.\n\n"
         + table("| saved with | loop held | in copies | the first time | longer in all | durable after |", rows)
     )
 

@@ -53,17 +53,17 @@ def sound(repo: ckstore.Repo) -> None:
 
 
 def _by_data(small: Small) -> None:
-    small.model[2].weight.data.add_(1)
+    small.large.data.add_(1)
 
 
 def _by_numpy(small: Small) -> None:
-    array = small.model[2].weight.detach().numpy()
+    array = small.large.detach().numpy()
     array *= 2
 
 
 def _by_fused_optimizer(small: Small) -> None:
-    other = torch.optim.AdamW([small.model[2].weight], lr=0.5, fused=True)  # the run knows nothing of it
-    small.model[2].weight.grad = torch.ones_like(small.model[2].weight)
+    other = torch.optim.AdamW([small.large], lr=0.5, fused=True)  # the run knows nothing of it
+    small.large.grad = torch.ones_like(small.large)
     other.step()
 
 
@@ -145,7 +145,7 @@ def test_buffers_and_averages_are_copied_at_once(repo: ckstore.Repo) -> None:
         for average in ema.parameters():
             average.data.add_(1)
         small.model.train()(torch.randn(4, 8))
-        small.model[1].running_mean.data.add_(1)
+        small.model[1].get_buffer("running_mean").data.add_(1)
         held.go.set()
         run.wait()
     state = repo["run"].load()
@@ -176,7 +176,7 @@ def test_without_overlap_all_is_copied_at_once(repo: ckstore.Repo) -> None:
         held = hold_copy(run)
         save = run.commit()
         _by_data(small)
-        small.model[2].weight.data.zero_()
+        small.large.data.zero_()
         held.go.set()
         save.result(20)
         assert same(whole(repo, "run"), before)
@@ -284,7 +284,7 @@ def test_memory_is_bounded_and_used_again(repo: ckstore.Repo) -> None:
 
 def test_workers_forked_while_a_save_is_under_way(repo: ckstore.Repo) -> None:
     small, run = run_of(repo)
-    numbers = DataLoader(list(range(40)), batch_size=4, num_workers=2, multiprocessing_context="fork")  # type: ignore[arg-type]
+    numbers: Any = DataLoader(range(40), batch_size=4, num_workers=2, multiprocessing_context="fork")  # type: ignore[arg-type]
     with run:
         one_step(run, small)
         before = copy.deepcopy(small.state())

@@ -274,7 +274,7 @@ def test_nothing_of_the_state_is_held_on_to(repo: ckstore.Repo) -> None:
         run.commit(extra={"extra": {"it": extra}}).result()
         run.wait()
         small.step(batch)
-        seen = weakref.ref(extra), weakref.ref(small.model[2].weight.grad)
+        seen = weakref.ref(extra), weakref.ref(small.large.grad)
         del extra
         small.optimizer.zero_grad()
         gc.collect()

@@ -54,7 +54,8 @@ def assert_resume_equal(
     `train(repo, *args)` builds everything, tracks and resumes one run or several, and trains for `steps` steps or
     more. It is a function of a module, for it is called in new processes: once to its end, and then, in another
     repository, once for each number of `kill_after` (default: half of `steps`) and once more. Each process but the
-    last is killed in the middle of the step after that number of steps, once a commit is there to go on from.
+    last is killed in the middle of the step after that number of steps, once a commit is there to go on from. The
+    global generators are seeded before it is called, otherwise in a process that goes on.
 
     Compared are, bit for bit: each batch, each logged metric, and after each step parameters, buffers, optimizers and
     all else that the run keeps, flags, gradients in mid-accumulation, and every random generator; what a resume brings
@@ -76,13 +77,17 @@ def assert_resume_equal(
         resumed_at: list[int] = []
         count = 0
         for number, kill in enumerate([*kills, None]):
-            job = Job(train, str(place / "killed"), args, kill, timeout_s)
-            found = _cut(ran(context, job), kill) if kill is not None else _ended(ran(context, job), "went on")
+            process = ran(context, Job(train, str(place / "killed"), args, kill, timeout_s, seed=number))
+            found = stretches(process.events, cut=kill is not None or process.code != 0)
             for name, stretch in found.items():
-                _compare(straight, name, stretch, number)
+                _compare(straight, name, stretch, number)  # before it is asked why it failed: this may be the reason
                 count += compared(stretch)
                 if stretch.begun.commit:
                     resumed_at.append(stretch.begun.steps)
+            if kill is None:
+                _check_ended(process, "the training that went on")
+            else:
+                _check_killed(process, kill)
     return ResumeReport(max(one.last for one in straight.values()), kills, tuple(resumed_at), count)
 
 
@@ -108,8 +113,9 @@ def _check(train: Callable[..., object]) -> None:
         )
 
 
-def _straight(ran: Ran, steps: int) -> dict[str, Stretch]:
-    found = _ended(ran, "was never interrupted")
+def _straight(process: Ran, steps: int) -> dict[str, Stretch]:
+    _check_ended(process, "the training that was never interrupted")
+    found = stretches(process.events, cut=False)
     most = max((stretch.last for stretch in found.values()), default=None)
     if most is None:
         raise AssertionError("no run was resumed. Fix: repo.track(...), run.resume(...) and run.step() in the training")
@@ -118,43 +124,42 @@ def _straight(ran: Ran, steps: int) -> dict[str, Stretch]:
     return found
 
 
-def _ended(ran: Ran, what: str) -> dict[str, Stretch]:
-    """The stretches of a process that was to come to its end."""
-    if ran.code != 0:
-        raise AssertionError(_failed(f"the training that {what}", ran))
-    return stretches(ran.events, cut=False)
+def _check_ended(process: Ran, what: str) -> None:
+    """Raise unless a process came to its end."""
+    if process.code != 0:
+        raise AssertionError(_failed(what, process))
 
 
-def _cut(ran: Ran, kill_after: int) -> dict[str, Stretch]:
-    """The stretches of a process that was to be killed."""
-    kind = ran.events[-1].kind if ran.events else ""
+def _check_killed(process: Ran, kill_after: int) -> None:
+    """Raise unless a process was killed when it was to be."""
+    kind = process.events[-1].kind if process.events else ""
     if kind == "uncommitted":
         raise AssertionError(
             f"nothing was committed by the end of step {kill_after}, so that there is nothing to go on from. "
             "Fix: every=ckstore.steps(...) with a smaller number, or a larger kill_after"
         )
-    if ran.code == 0:
+    if process.code == 0:
         raise AssertionError(f"the training ended before it could be killed, in the step after {kill_after} steps")
     if kind != "killing":
-        raise AssertionError(_failed(f"the training that was to be killed after step {kill_after}", ran))
-    return stretches(ran.events, cut=True)
+        raise AssertionError(_failed(f"the training that was to be killed after step {kill_after}", process))
 
 
-def _failed(what: str, ran: Ran) -> str:
-    how = "took too long" if ran.code is None else f"failed with code {ran.code}"
-    steps = f", {ran.events[-1].steps} steps done" if ran.events else ""
-    return f"{what} {how}{steps}:\n{ran.errors[-_TOLD:]}"
+def _failed(what: str, process: Ran) -> str:
+    how = "took too long" if process.code is None else f"failed with code {process.code}"
+    steps = f", {process.events[-1].steps} steps done" if process.events else ""
+    return f"{what} {how}{steps}:\n{process.errors[-_TOLD:]}"
 
 
 def _compare(straight: dict[str, Stretch], name: str, stretch: Stretch, killed: int) -> None:
     if name not in straight:
         raise AssertionError(f"the run {name!r} is there only in the training that was killed")
+    often = "killed once" if killed == 1 else f"killed {killed} times"
+    who = f"{name}, {often}, differs from the commit that it went on from"
     difference = restored(stretch)
-    who = f"{name}, killed {'once' if killed == 1 else f'{killed} times'}, differs from what it is to go on from"
     if difference is None:
         difference = repeated(straight[name], stretch)
-        who = f"{name}, killed {'once' if killed == 1 else f'{killed} times'}, differs from the run never interrupted"
+        who = f"{name}, {often}, differs from the run that was never interrupted"
         if killed == 0:
-            who = f"{name} is not reproducible: begun anew, and not interrupted yet, it differs from another time"
+            who = f"{name} is not reproducible: it differs from another time before anything interrupts it"
     if difference is not None:
         raise AssertionError(f"{who}\n{difference}")

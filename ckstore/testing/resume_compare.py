@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckstore.testing.resume_stretches import After
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -47,14 +49,16 @@ def repeated(straight: Stretch, stretch: Stretch) -> Difference | None:
 
 def _differences(straight: Stretch, stretch: Stretch) -> Iterator[Difference | None]:
     first = stretch.begun.steps
-    for done in sorted(stretch.after):
-        was, now = straight.after.get(done), stretch.after[done]
-        if was is None:
+    for done in range(first, stretch.last + 1):
+        was, now = straight.after.get(done, After()), stretch.after.get(done, After())
+        if done > straight.last:
             yield Difference("steps", "their number", f"{straight.last}", f"{done} and more")
             return
         if now.state is not None:
             yield _difference(f"after step {done}", was.state or {}, now.state)
         cut = stretch.cut and done == stretch.last
+        if was.batches and not now.batches and not cut:
+            yield Difference(f"step {done + 1}", "batch: how many", str(len(was.batches)), "0")
         yield _lists(f"step {done + 1}", "batch", was.batches, now.batches, begun=done == first, cut=cut)
         yield _lists(f"step {done + 1}", "metrics", was.logged, now.logged, begun=done == first, cut=cut)
     if stretch.cut:

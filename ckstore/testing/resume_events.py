@@ -28,10 +28,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Job:
-    """What a process is to do: `train` with the repository in `folder`, until the step after `kill_after` at most."""
+    """What a process is to do: `train` with the repository in `folder`, until the step after `kill_after` at most.
+
+    `seed` is that of the global generators before it begins.
+    """
 
     train: Callable[..., object]
     folder: str
     args: tuple[Any, ...]
     kill_after: int | None
     timeout_s: float
+    seed: int = 0

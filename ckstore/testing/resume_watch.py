@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import random
 import signal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -35,7 +37,8 @@ def work(job: Job, events: Connection, errors: Connection) -> None:
     os.setsid()
     os.dup2(errors.fileno(), 2)
     errors.close()
-    faulthandler.dump_traceback_later(job.timeout_s)
+    _seed(job.seed)
+    faulthandler.dump_traceback_later(job.timeout_s, exit=True)
     with ckstore.open(job.folder) as repo:
         watch = Watch(repo, job, events)
         OBSERVERS.append(watch)
@@ -43,6 +46,12 @@ def work(job: Job, events: Connection, errors: Connection) -> None:
         job.train(repo, *job.args)
         watch.tell_tips()
     faulthandler.cancel_dump_traceback_later()
+
+
+def _seed(number: int) -> None:
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
 
 
 class Watch:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import ckstore
+from tests.train.bugs import BUGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def through(run: ckstore.Run, data: object, steps: int = STEPS) -> Iterator[tupl
                 return
 
 
-def loss_of(model: nn.Module, batch: Any) -> torch.Tensor:
+def loss_of(model: nn.Module, batch: Any) -> Any:
     rows, targets = batch
     return functional.mse_loss(model(rows).float(), targets)
 
@@ -75,7 +76,7 @@ def dropout(repo: Repo) -> None:
     optimizer = torch.optim.AdamW(model[0].parameters(), lr=0.01, foreach=False)
     other = torch.optim.SGD(model[-1].parameters(), lr=0.01, momentum=0.9, nesterov=True)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-    parts = {"model": model, "optimizer": [optimizer, other], "scheduler": scheduler}
+    parts: dict[str, Any] = {"model": model, "optimizer": [optimizer, other], "scheduler": scheduler}
     with repo.track("dropout", **parts, data=data, every=ckstore.steps(2), busy="wait") as run:
         for _, batch in through(run, data):
             optimizer.zero_grad()
@@ -97,7 +98,12 @@ def autocast(repo: Repo) -> None:
     other = torch.optim.AdamW(model[-1].parameters(), lr=0.01, fused=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    parts = {"model": model, "optimizer": {"one": optimizer, "other": other}, "scheduler": scheduler, "ema": ema}
+    parts: dict[str, Any] = {
+        "model": model,
+        "optimizer": {"one": optimizer, "other": other},
+        "scheduler": scheduler,
+        "ema": ema,
+    }
     with repo.track("autocast", **parts, data=data, every=ckstore.steps(3), busy="wait") as run:
         for _, batch in through(run, data):
             with torch.autocast("cpu", torch.bfloat16):
@@ -118,7 +124,7 @@ def workers(repo: Repo) -> None:
     model, data = net(), loader(num_workers=2, multiprocessing_context="fork")
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS + 1)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     with repo.track("workers", **parts, data=data, every=ckstore.steps(2), busy="wait") as run:
         for _, batch in through(run, data):
             optimizer.zero_grad()
@@ -161,7 +167,7 @@ def grouped(repo: Repo) -> None:
     seeded()
     model, data = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 1)), loader(shuffle=False)
     model[2].weight = model[0].weight
-    model[0].bias.requires_grad_(False)
+    model[0].bias.requires_grad = False
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True, weight_decay=0.1)
     with repo.track("grouped", model=model, optimizer=optimizer, data=data, every=ckstore.steps(2), busy="wait") as run:
         for number, (_, batch) in enumerate(through(run, data)):
@@ -172,7 +178,7 @@ def grouped(repo: Repo) -> None:
                 optimizer.zero_grad()
                 run.step()
                 if run.steps == 5:
-                    model[0].bias.requires_grad_(True)
+                    model[0].bias.requires_grad = True
 
 
 class Noisy(nn.Module):
@@ -195,7 +201,7 @@ def averaged(repo: Repo) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
     swa, swalr = AveragedModel(model), SWALR(optimizer, 0.005, anneal_epochs=2)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": [plateau, swalr], "ema": swa}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": [plateau, swalr], "ema": swa}
     with repo.track("averaged", **parts, data=data, every=ckstore.steps(2), busy="wait") as run:
         while run.steps < STEPS:
             for step, batch in run.resume(data):
@@ -258,7 +264,10 @@ def sparse(repo: Repo) -> None:
     table, judge = nn.Embedding(N, 6, sparse=True), net(nn.Dropout(0.1))
     optimizer, other = torch.optim.SparseAdam(table.parameters(), lr=0.05), torch.optim.Adam(judge.parameters())
     data = DataLoader(range(N), batch_size=3, shuffle=True)  # type: ignore[arg-type]  # has len and []
-    parts = {"model": {"table": table, "judge": judge}, "optimizer": {"table": optimizer, "judge": other}}
+    parts: dict[str, Any] = {
+        "model": {"table": table, "judge": judge},
+        "optimizer": {"table": optimizer, "judge": other},
+    }
     with repo.track("sparse", **parts, data=data, every=ckstore.steps(1), busy="wait") as run:
         for step, numbers in through(run, data):
             first, second = (optimizer, other) if step % 2 else (other, optimizer)
@@ -325,4 +334,10 @@ TRAININGS: dict[str, Callable[[Repo], None]] = {
 
 
 def training(repo: Repo, name: str) -> None:
+    TRAININGS[name](repo)
+
+
+def broken(repo: Repo, name: str, bug: str) -> None:
+    """A training with a bug in ckstore, in every process of it."""
+    BUGS[bug]()
     TRAININGS[name](repo)

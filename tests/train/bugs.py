@@ -14,7 +14,7 @@ from ckstore.train.parts import Parts
 from ckstore.train.place import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -22,15 +22,15 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def generators() -> None:
-    capture.restore_rng = _nothing
+    vars(capture)["restore_rng"] = _nothing
 
 
 def numpys_generator() -> None:
-    np.random.set_state = _nothing  # type: ignore[assignment]
+    vars(np.random)["set_state"] = _nothing
 
 
 def pythons_generator() -> None:
-    random.setstate = _nothing
+    vars(random)["setstate"] = _nothing
 
 
 def loader_off_by_one() -> None:
@@ -38,16 +38,17 @@ def loader_off_by_one() -> None:
 
 
 def loader_reshuffled() -> None:
-    Start.put = lambda self, held: held.put(self.held)  # type: ignore[method-assign]
+    _instead(Start, "put", lambda start, held: held.put(start.held))
 
 
 def moments_cast() -> None:
-    _after(Parts, "put", lambda parts, *_: [_cast(one) for one in parts.optimizers.values()])
+    _after(Parts, "put", lambda parts, *_: _cast(parts.optimizers.values()))
 
 
-def _cast(optimizer: torch.optim.Optimizer) -> None:
-    for state in optimizer.state.values():
-        state["exp_avg"] = state["exp_avg"].bfloat16()
+def _cast(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            state["exp_avg"] = state["exp_avg"].bfloat16()
 
 
 def scheduler_not_loaded() -> None:
@@ -63,15 +64,15 @@ def scaler_not_loaded() -> None:
 
 
 def gradients_not_restored() -> None:
-    capture.restore_gradients = _nothing
+    vars(capture)["restore_gradients"] = _nothing
 
 
 def gradients_not_captured() -> None:
-    capture.capture_gradients = lambda parts: ({}, {})
+    vars(capture)["capture_gradients"] = lambda parts: ({}, {})
 
 
 def flags_not_restored() -> None:
-    flags.restore_training = _nothing
+    vars(flags)["restore_training"] = _nothing
 
 
 def step_off_by_one() -> None:
@@ -82,19 +83,19 @@ def step_off_by_one() -> None:
         counters.step += 1
         return counters, told
 
-    capture.Capture.restore = restore  # type: ignore[method-assign]
+    _instead(capture.Capture, "restore", restore)
 
 
 def buffers_not_restored() -> None:
-    flags._put_buffer = _nothing
+    vars(flags)["_put_buffer"] = _nothing
 
 
 def buffers_not_captured() -> None:
-    flags._passing_buffers = lambda module: []
+    vars(flags)["_passing_buffers"] = lambda module: []
 
 
 def frozen_not_restored() -> None:
-    torch.nn.Parameter.requires_grad_ = lambda self, value=True: self  # type: ignore[method-assign, assignment, misc]
+    _instead(torch.nn.Parameter, "requires_grad_", _nothing)
 
 
 def _not_loaded(name: str) -> None:
@@ -108,7 +109,7 @@ def _not_loaded(name: str) -> None:
         real(self, states, strict=strict)
         self.leaves = leaves
 
-    Parts.put = put  # type: ignore[method-assign]
+    _instead(Parts, "put", put)
 
 
 def _after(owner: Any, name: str, more: Callable[..., object]) -> None:
@@ -118,7 +119,11 @@ def _after(owner: Any, name: str, more: Callable[..., object]) -> None:
         real(self, *args, **options)
         more(self, *args)
 
-    setattr(owner, name, both)
+    _instead(owner, name, both)
+
+
+def _instead(owner: type, name: str, method: Callable[..., object]) -> None:
+    setattr(owner, name, method)
 
 
 BUGS: dict[str, Callable[[], None]] = {

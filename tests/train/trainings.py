@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
-from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader  # type: ignore[import-untyped]
 
 import ckstore
 from tests.train.bugs import BUGS
@@ -97,7 +97,7 @@ def autocast(repo: Repo) -> None:
     optimizer = torch.optim.AdamW(model[0].parameters(), lr=0.01, foreach=True)
     other = torch.optim.AdamW(model[-1].parameters(), lr=0.01, fused=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
     parts: dict[str, Any] = {
         "model": model,
         "optimizer": {"one": optimizer, "other": other},
@@ -184,6 +184,8 @@ def grouped(repo: Repo) -> None:
 class Noisy(nn.Module):
     """A buffer that is no part of the state dict and steers the next step."""
 
+    seen: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("seen", torch.zeros(()), persistent=False)
@@ -191,7 +193,7 @@ class Noisy(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         self.seen += rows.detach().abs().mean()
-        return self.layer(rows) * (1 + self.seen)
+        return torch.mul(self.layer(rows), 1 + self.seen)
 
 
 def averaged(repo: Repo) -> None:
@@ -263,7 +265,7 @@ def sparse(repo: Repo) -> None:
     seeded()
     table, judge = nn.Embedding(N, 6, sparse=True), net(nn.Dropout(0.1))
     optimizer, other = torch.optim.SparseAdam(table.parameters(), lr=0.05), torch.optim.Adam(judge.parameters())
-    data = DataLoader(range(N), batch_size=3, shuffle=True)  # type: ignore[arg-type]  # has len and []
+    data: Any = DataLoader(range(N), batch_size=3, shuffle=True)  # type: ignore[arg-type]  # has len and []
     parts: dict[str, Any] = {
         "model": {"table": table, "judge": judge},
         "optimizer": {"table": optimizer, "judge": other},
@@ -275,7 +277,7 @@ def sparse(repo: Repo) -> None:
             second.zero_grad()
             loss = judge(table(numbers)).square().mean()
             loss.backward()
-            first.step()
+            first.step()  # type: ignore[no-untyped-call]
             if step % 3:
                 second.step()
             run.log({"loss": loss})

@@ -70,6 +70,10 @@ class Planes:
         step = max(1, raw.nbytes // self._width // sample) | 1  # odd: rows of a table have even lengths
         return _survey(self._passes.sample(raw, base, step, rotate=rotate))
 
+    def same(self, one: memoryview, other: memoryview) -> bool:
+        """Whether the bytes of two are the same."""
+        return self._passes.same(one, np.frombuffer(other, np.uint8))
+
     def encode(
         self, raw: memoryview, lengths: Sequence[int], base: memoryview | None = None, *, rotate: bool, worth: float
     ) -> list[Payload]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 FIGURES = pytest.StashKey[dict[str, int]]()
 
 

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "lock": 0,
     "units": 0,
     "setting": 0,
+    "filesystem": 0,
     "objects": 1,
     "codec": 1,
     "pack": 1,
@@ -32,6 +33,7 @@ FLOORS: dict[str, int] = {
     "plugins": 1,
     "graph": 2,
     "storage": 2,
+    "remote": 2,
     "repository": 3,
     "torch": 3,
     "files": 3,
@@ -39,12 +41,13 @@ FLOORS: dict[str, int] = {
     "porcelain": 5,
     "train": 6,
     "api": 7,
+    "testing": 8,
     "demo": 8,
     "cli": 9,
 }
 """The floor of each top-level part. Imports go down only; parts of one floor never import each other."""
 
-GROUND = ["errors", "digest", "progress", "durable", "lock", "units", "setting"]
+GROUND = ["errors", "digest", "progress", "durable", "lock", "units", "setting", "filesystem"]
 """The ground floor is a staircase: each may use those before it."""
 
 PRINTS = {"cli", "demo"}
@@ -56,7 +59,7 @@ HEAVY = {"torch", "numpy", "boto3", "google", "azure", "safetensors"}
 
 NUMERIC = {
     "graph/numbers.py",
-    *(f"codec/{name}.py" for name in ("arrays", "transpose", "plane", "planes")),
+    *(f"codec/{name}.py" for name in ("arrays", "compiled", "numpy_passes", "packing", "plane", "planes", "transpose")),
     *(f"storage/{name}.py" for name in ("inventory", "sweep", "standing", "costs", "rewriter")),
 }
 """Below the edge only these use numpy, and they are imported where numbers are at hand."""
@@ -204,9 +207,19 @@ def test_only_the_index_imports_lmdb_and_only_the_edge_torch() -> None:
             if top == "lmdb" and inside != "storage/environment.py":
                 wrong.append(f"{inside} imports lmdb")
             numeric = inside in NUMERIC and top == "numpy"
-            if top in ("torch", "numpy") and part not in ("torch", "train", "demo") and not numeric:
+            if top in ("torch", "numpy") and part not in ("torch", "train", "demo", "testing") and not numeric:
                 wrong.append(f"{inside} imports {top}")
     assert not wrong
+
+
+def test_only_one_module_knows_whether_the_kernel_was_built() -> None:
+    known = {
+        path.relative_to(ROOT).as_posix()
+        for _, path, tree in sources()
+        for name, _ in imported(tree)
+        if name.endswith("._kernel")
+    }
+    assert known == {"codec/compiled.py"}
 
 
 def test_modules_say_what_they_are() -> None:

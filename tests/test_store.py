@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import ckstore
+from ckstore import filesystem
 from ckstore.errors import Conflict, Integrity, InvalidInput, Locked, NoRepository
+from ckstore.filesystem import Mount, mount_of
 from ckstore.lock import FileLock
-from ckstore.storage import filesystem, journal
-from ckstore.storage.filesystem import Mount, mount_of
+from ckstore.storage import journal
 from ckstore.storage.packer import Packer
 from tests.indexed import indexed
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, TypedDict
 import ckstore
 from ckstore.api.environment import default_author, now
 from ckstore.porcelain.commit import components
+from ckstore.porcelain.curves import CurvesOptions, curves
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckstore.checkpoint.store import CommitOptions, CommitResult
     from ckstore.graph.policy import Policy
+    from ckstore.porcelain.curves import Point
     from ckstore.progress import Progress
     from ckstore.repository import Repository
     from ckstore.train.commits import Committer
@@ -113,6 +115,14 @@ class Training:
         )
         named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema, **parts}
         return Run(self._repository, options, named, data, config)
+
+    def curves(self, revision: str = "HEAD", metrics: str | Sequence[str] = ()) -> dict[str, tuple[Point, ...]]:
+        """What runs logged on the way to a commit, as (step, time_ns, value), by metric; `metrics` names some.
+
+        What was logged after the commit that a run went on from is no part of it. Raises `NoRevision`, `Absent`.
+        """
+        names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+        return curves(self._repository, CurvesOptions(revision, now()[0], names))
 
     def _commit_later(self, state: object, options: CommitOptions) -> Save:
         """Begin a commit in the background, after the one that is under way."""

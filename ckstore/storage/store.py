@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 from ckstore import durable
 from ckstore.digest import Kind, derived
 from ckstore.errors import CkstoreError, CkstoreWarning, Format, Integrity, Locked, SaveFailed, StoreFull
+from ckstore.filesystem import mount_of
 from ckstore.lock import FileLock
 from ckstore.pack.reader import read_sealed, scan
 from ckstore.storage.environment import IndexDamaged
-from ckstore.storage.filesystem import mount_of
 from ckstore.storage.follower import NewPack
 from ckstore.storage.index import Index
 from ckstore.storage.journal import FIRST, ROTATE_SIZE, Cursor, Diverged, Journal

@@ -18,6 +18,7 @@ class Feed:
         self.positions: dict[str, Position] = {}
         self._data: dict[str, object] = {}
         self._stored: dict[str, Any] = {}
+        self._under_way: str | None = None
         named = data if isinstance(data, dict) else {} if data is None else {"data": data}
         for name, one in named.items():
             self._add(str(name), one)
@@ -26,19 +27,22 @@ class Feed:
         return bool(self._data)
 
     def of(self, data: object) -> Position:
-        """The place in data that the run began with, or that it meets here for the first time."""
-        for name, known in self._data.items():
-            if known is data:
-                return self.positions[name]
-        name = "data" if not self._data else f"data{len(self._data) + 1}"
-        position = self._add(name, data)
-        if name in self._stored:
-            position.restore(self._stored.pop(name))
-        return position
+        """The place in data that is now under way: what the run began with, or meets here for the first time."""
+        name = next((name for name, known in self._data.items() if known is data), None)
+        if name is None:
+            name = "data" if not self._data else f"data{len(self._data) + 1}"
+            self._add(name, data)
+            if name in self._stored:
+                self.positions[name].restore(self._stored.pop(name))
+        self._under_way = name
+        return self.positions[name]
 
     def state(self, *, unfinished: bool) -> dict[str, Any]:
-        """Where the run stands in all of its data."""
-        return {name: position.state(unfinished=unfinished) for name, position in self.positions.items()}
+        """Where the run stands in all of its data. `unfinished`: the batch handed out last is to come again."""
+        return {
+            name: position.state(unfinished=unfinished and name == self._under_way)
+            for name, position in self.positions.items()
+        }
 
     def restore(self, stored: dict[str, Any], *, strict: bool) -> None:
         """Take those places; of data that the run has not met yet, once it does."""
@@ -49,7 +53,7 @@ class Feed:
 
     def rng_before(self) -> dict[str, Any] | None:
         """The random generators when the batch handed out last was asked for."""
-        return next((one.rng_before for one in self.positions.values() if one.rng_before is not None), None)
+        return None if self._under_way is None else self.positions[self._under_way].rng_before
 
     @property
     def taking(self) -> bool:

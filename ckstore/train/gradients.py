@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from ckstore.train.parts import Parts
 
+ALL = "all"
+
 _MARK = "_ckstore_spent"
 """The version that a gradient had when its optimizer had taken its step, as an attribute of the gradient."""
 
@@ -24,26 +26,32 @@ def mark_spent(optimizer: torch.optim.Optimizer) -> None:
                 setattr(gradient, _MARK, gradient._version)
 
 
-def capture_gradients(parts: Parts) -> tuple[dict[str, Any], dict[str, str]]:
+def capture_gradients(parts: Parts) -> tuple[dict[str, Any], dict[str, str] | str]:
     """Gradients that no step has used yet, by path, and the layouts of those that are spent or zero.
 
-    A spent gradient comes back as zeros: it matters only that it is there, since an optimizer skips those that are not.
+    `ALL` stands for strided ones of everything that requires one. A spent gradient comes back as zeros: it matters only
+    that it is there, since an optimizer skips those that are not.
     """
     waiting: dict[str, Any] = {}
     spent: dict[str, str] = {}
+    everything = True
     for path, parameter in _parameters(parts):
         gradient = parameter.grad
         if gradient is None:
+            everything = everything and not parameter.requires_grad
             continue
+        everything = everything and parameter.requires_grad and gradient.layout is torch.strided
         if getattr(gradient, _MARK, None) == gradient._version or not _nonzero(gradient):
             spent[path] = str(gradient.layout).removeprefix("torch.")
         else:
             waiting[path] = gradient.detach()
-    return waiting, spent
+    return waiting, ALL if everything and spent and not waiting else spent
 
 
-def restore_gradients(parts: Parts, waiting: Mapping[str, torch.Tensor], spent: Mapping[str, str]) -> None:
+def restore_gradients(parts: Parts, waiting: Mapping[str, torch.Tensor], spent: Mapping[str, str] | str) -> None:
     """Give parameters their gradients; those that had none have none."""
+    if isinstance(spent, str):
+        spent = {path: "strided" for path, parameter in _parameters(parts) if parameter.requires_grad}
     for path, parameter in _parameters(parts):
         if path in waiting:
             parameter.grad = waiting[path].to(parameter.device)

@@ -194,7 +194,7 @@ def _iterations(name: str, cls: type) -> list[object]:
 
 def parts(loader: DataLoader[Any]) -> dict[str, object]:
     """What of a loader may hold something that moves."""
-    names = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn")
+    names = ("dataset", "collate_fn", "generator", "sampler", "batch_sampler")
     return {name: getattr(loader, name) for name in names}
 
 

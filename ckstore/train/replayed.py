@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Replayed:
-    """A DataLoader over an IterableDataset, or any object that can be iterated again.
+    """A DataLoader over an IterableDataset or with an `__iter__` of its own, or any object that can be iterated again.
 
     Exact where the data, given the same random generators, gives the same items. In workers they are: a worker's
     generators are its own. Data with `state_dict` and `load_state_dict` is asked for its place, except in workers.
@@ -38,6 +38,7 @@ class Replayed:
         self.origin: Start | None = None
         self._data = data
         self._here = here
+        self._streamed = streamed
         self._fetcher: Any = None
         self._ended = False
         self._tape = Tape(iter(()), {})
@@ -55,8 +56,8 @@ class Replayed:
     def _made(self) -> Tape:
         streams: dict[str, Generator] = {}
         iterator = iter(self._data)
-        if self._here and not self.own_place:
-            streams = {**GLOBALS, **self.held.generators("dataset", "generator", "collate_fn")}
+        if (self._here or not self._streamed) and not self.own_place:
+            streams = {**GLOBALS, **self.held.generators()}
         self._fetcher = getattr(iterator, "_dataset_fetcher", None)
         return Tape(iterator, streams)
 

@@ -100,6 +100,10 @@ class Run:
         """Host memory that snapshots take: at most twice the state."""
         return self._recorder.committer.size_bytes
 
+    def captured(self) -> dict[str, Any]:
+        """What a commit would hold now of parts (as live objects), flags, gradients and generators; for test kits."""
+        return self._capture.watched(self._recorder.counters)
+
     def __enter__(self) -> Self:
         store = self._repository.store
         store.check_writable()

@@ -108,9 +108,9 @@ class Saver:
         return written
 
     def _work(self, snapshot: Snapshot, save: Save, commit: Callable[[Snapshot], CommitResult]) -> None:
-        yield_to_others()
         try:
-            snapshot.finish()
+            snapshot.finish()  # the optimizer's next step waits for this
+            yield_to_others()
             written = snapshot.torn()
             if written:
                 self._written = (written, save)

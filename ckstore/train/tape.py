@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ckstore.errors import InvalidInput
 from ckstore.train.streams import put_stream, same_stream, stream_state
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Tape:
     def wind(self, pulls: int, jumps: Jumps, keep: int) -> None:
         """Make `pulls` pulls, as they were made when `jumps` were written down; hand out again those from `keep` on.
 
-        The end is a pull too. The generators are left wherever the last pull leaves them.
+        The end is a pull too. The generators are left wherever the last pull leaves them. Raises `InvalidInput` where
+        there are fewer than `keep` items.
         """
         told = {jump["at"]: jump["streams"] for jump in jumps if jump["at"] < pulls}
         self._last = self._states()
@@ -57,6 +59,11 @@ class Tape:
             try:
                 item = self._pull(told.get(number, {}))
             except StopIteration:
+                if number < keep:
+                    raise InvalidInput(
+                        f"the data ends after {number} batches, and {keep} of this epoch are done",
+                        hint="resume with the data that the run began with",
+                    ) from None
                 break
             if number >= keep:
                 self._waiting.append(item)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 N = 11
+SHARED = random.Random(8)
 
 
 class Plain(Dataset[torch.Tensor]):
@@ -36,21 +37,23 @@ class Plain(Dataset[torch.Tensor]):
 
 
 class Augmented(Plain):
-    """Draws from every global generator for each item, and from two of its own; counts its calls."""
+    """Draws from every global generator for each item, from one of the module and from some of its own."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(5)
         self.transforms = [Jitter()]
         self.late: random.Random | None = None
         self.calls = 0
+        self.key: int | None = None
 
     def __getitem__(self, index: int) -> torch.Tensor:
+        self.key = index  # of nothing that a new process would have
         if self.late is None:
             self.late = random.Random(get_worker_info().seed if get_worker_info() else 9)  # type: ignore[union-attr]
         self.calls += 1
         info = get_worker_info()
         drawn = [random.random(), np.random.rand(), float(torch.rand(())), self.rng.random(), self.late.random()]
-        return torch.tensor([index, self.calls, info.id if info else -1, *self.transforms[0](drawn)])
+        return torch.tensor([index, SHARED.random(), info.id if info else -1, *self.transforms[0](drawn)])
 
 
 class Drawn(Plain):
@@ -221,6 +224,18 @@ class Shuffled:
         return 7
 
 
+class Ahead(DataLoader[torch.Tensor]):
+    """Fetches one batch ahead, as accelerate's loaders do."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:  # type: ignore[override]
+        batches = super().__iter__()
+        held = next(batches)
+        for batch in batches:
+            yield held
+            held = batch
+        yield held
+
+
 def seeded(worker: int) -> None:
     """A worker_init_fn that draws."""
     np.random.seed((torch.initial_seed() + worker) % 2**32)
@@ -233,6 +248,15 @@ def paired(items: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(77)
+
+
+def closing() -> Callable[[list[torch.Tensor]], tuple[torch.Tensor, float]]:
+    own = random.Random(4)
+
+    def collate(items: list[torch.Tensor]) -> tuple[torch.Tensor, float]:
+        return torch.stack(items), own.random()
+
+    return collate
 
 
 def _shared() -> DataLoader[torch.Tensor]:
@@ -269,6 +293,8 @@ LOADERS: dict[str, Callable[[], object]] = {
     "drawing torch": lambda: DataLoader(Augmented(), sampler=Drawing(_torch), batch_size=3),
     "reshuffling": lambda: DataLoader(Plain(), sampler=Reshuffling(), batch_size=3),
     "collate": lambda: DataLoader(Augmented(), batch_size=4, shuffle=True, collate_fn=paired),
+    "ahead": lambda: Ahead(Augmented(), batch_size=2, sampler=Drawing(_python)),
+    "closure": lambda: DataLoader(Plain(), batch_size=4, collate_fn=closing()),
 }
 
 STREAMS: dict[str, Callable[[], object]] = {
@@ -299,6 +325,7 @@ WORKERS: dict[str, Callable[[], object]] = {
     "functions": lambda: workers("fork", worker_init_fn=seeded, collate_fn=paired, prefetch_factor=1),
     "drawing": lambda: workers("fork", sampler=Drawing(_torch), shuffle=None),
     "stream": lambda: workers("fork", dataset=Stream(), shuffle=None),
+    "ahead": lambda: Ahead(Augmented(), batch_size=1, sampler=Drawing(_torch), num_workers=2, prefetch_factor=1),
 }
 
 CONTEXTS: dict[str, Callable[[], object]] = {

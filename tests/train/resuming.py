@@ -11,6 +11,7 @@ import torch
 import ckstore
 from ckstore.train.data import positions
 from ckstore.train.rng import capture_rng, restore_rng
+from tests.train.pipelines import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ def seed(number: int) -> None:
     random.seed(number)
     np.random.seed(number)
     torch.manual_seed(number)
+    SHARED.seed(number)
 
 
 def drawn() -> tuple[float, float, float]:

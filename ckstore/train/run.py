@@ -20,7 +20,7 @@ from ckstore.train.occupied import occupy
 from ckstore.train.parts import Parts
 from ckstore.train.preemption import Signals
 from ckstore.train.recorder import Recorder
-from ckstore.train.resume import Resumed, find, line, passed_over, take_over
+from ckstore.train.resume import Resumed, find, line, mend, passed_over, take_over
 from ckstore.train.rng import capture_rng, restore_rng
 from ckstore.train.standing import Standing
 from ckstore.train.warned import warn
@@ -108,7 +108,10 @@ class Run:
         store = self._repository.store
         store.check_writable()
         parts = self._parts.parts
-        check_room(self._repository, [flatten(part, name, allow_pickle=True) for name, part in parts.items()])
+        check_room(
+            self._repository,
+            [flatten(part, name, allow_pickle=self._options.allow_pickle) for name, part in parts.items()],
+        )
         folder, self._lock = occupy(store.layout, self.branch)
         time_ns, _ = self._options.clock()
         tidy(folder)
@@ -312,10 +315,11 @@ class Run:
         if found is None:
             return Resumed()
         counters, told = self._capture.restore(found, strict=strict)
-        take_over(repository, self.branch, found, now_ns)
-        self._recorder.resumed(counters, found.id.hex())
         if found.skipped:
             warn(passed_over(found))
+            mend(repository, found, now_ns)
+        take_over(repository, self.branch, found, now_ns)
+        self._recorder.resumed(counters, found.id.hex())
         return Resumed(found.id.hex(), counters.step, counters.epoch, found.skipped, **told)
 
     def _begin_anew(self) -> None:

@@ -99,7 +99,9 @@ def body(case: str, repo: ckstore.Repo, run: Any, small: Small) -> None:
 
 
 def forked() -> tuple[Path, str]:
-    """Serve; returns in each child."""
+    """Serve; returns in each child. What torch imports at the first step is imported before."""
+    warm = Small()
+    warm.step(next(iter(warm.loader)))
     for line in sys.stdin:
         first, _, second = line.strip().partition(" ")
         if first == "wait":

@@ -34,7 +34,7 @@ class Forks:
 
     def __init__(self) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "tests.train.signalled"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
         )
@@ -81,6 +81,15 @@ class Child:
         return self.code, self._err.read_text()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the other processes: the last bits of sums depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
     one = Forks()
@@ -108,7 +117,7 @@ def start(forks: Forks, tmp_path: Path) -> Iterator[Callable[[str], Child]]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Any]:
+def straight(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[bool, Any]:
     """What a training ends as that nothing interrupted, with its data shuffled and not."""
     return {shuffled: trained(tmp_path_factory.mktemp("straight"), shuffled=shuffled) for shuffled in (True, False)}
 
@@ -243,7 +252,7 @@ def test_a_second_ctrl_c_leaves_at_once(
     began = time.monotonic()
     one.signal(INT)
     ended, said = one.ended()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4  # the save is stuck for 30 s; torch alone takes a part of one to go
     assert ended == -INT, said
     with ckstore.open(tmp_path / "repo") as repo:
         assert "run" not in repo.branches

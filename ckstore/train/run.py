@@ -283,6 +283,7 @@ class Run:
 
     def _batches(self, position: Position) -> Iterator[tuple[int, Any]]:
         batches = position.rest()
+        modules = [list(module.modules()) for module in self._parts.modules.values()]  # once: a walk takes its time
         while True:
             self._standing.asked_for_batch()
             try:
@@ -293,7 +294,7 @@ class Run:
                 if self._signals.stopping is not None:  # it has ended the data's workers as well
                     self._honour()
                 raise
-            self._standing.got_batch(note_training(self._parts.modules))
+            self._standing.got_batch(note_training(modules))
             if OBSERVERS:
                 tell("batch", self, batch)
             yield self.steps + 1, batch

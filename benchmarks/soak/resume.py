@@ -1,4 +1,4 @@
-"""A real run, killed at random instants and resumed each time: `python -m benchmarks.soak.resume [--seed N] [--kills M]`.
+"""A real run killed at random instants, resumed each time: `python -m benchmarks.soak.resume [--seed N] [--kills M]`.
 
 It ends bit-identical to one never killed, or the seed is printed (`tests/train/killed.py`). --rounds repeats it.
 """

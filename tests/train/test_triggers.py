@@ -283,7 +283,7 @@ def test_nan_is_kept_and_said_once(repo: ckstore.Repo) -> None:
     assert repo["run"].info.metrics["other"] == INF
 
 
-@pytest.mark.parametrize("value", ["3", None, [1.0, 2.0], b"1", object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", ["3", None, [1.0, 2.0], b"1", object()], ids=lambda one: type(one).__name__)
 def test_what_is_no_number(value: object, repo: ckstore.Repo) -> None:
     """Nothing of such a call is taken in."""
     _, run = run_of(repo, None)

@@ -136,6 +136,8 @@ class Run:
         try:
             with self._standing.inside():
                 self._finish(error)
+            if error is None and self._signals.asked and self._signals.stopping is not None:
+                self._signals.leave()
         except Exception as failure:
             if error is None:
                 raise
@@ -156,6 +158,9 @@ class Run:
         if self._signals.forced:
             return
         failure = self._waited()
+        if self._standing.after_epoch and error is None:
+            self._recorder.look(epoch_ended=True)
+            failure = self._waited() or failure
         wanted = self._options.at_end if error is None else self._options.save_on_exception
         if (
             wanted
@@ -187,8 +192,12 @@ class Run:
         """Go on where the newest commit of the branch that is whole stopped, or begin anew where there is none.
 
         Without `data` it returns how many steps are done. With a loader it yields what is left of the epoch as (step,
-        batch), steps counted from 1 over the whole run; called again, the next epoch. `from_` is a revision to go on
-        from instead: the branch is put there, which the reflog remembers. `strict=False` loads what fits and reports
+        batch), steps counted from 1 over the whole run; called again, the next epoch. What the loop does between two
+        epochs (an evaluation, a scheduler's step) belongs to the one before, whose commit is made when the next is
+        begun, or the run ends.
+
+        `from_` is a revision to go on from instead: the branch is put there, which the reflog remembers.
+        `strict=False` loads what fits and reports
         the rest in `resumed`. What cannot be read is passed over, with a warning. Raises `InvalidInput` where
         the state does not fit (nothing is touched then), `NoRevision`, `Integrity` where no commit can be read.
         """
@@ -223,8 +232,9 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Take in metrics of the step that is going on, or was done last. The next commit keeps the newest of each.
 
-        Logged after `step`, a metric that a `best` trigger waits for is committed with at once. Raises `InvalidInput`
-        for what is no number, and for a name that a rule of the run spells otherwise.
+        Logged after `step`, a metric that a `best` trigger waits for is committed with at once; after an epoch, when
+        the next batch is asked for. Raises `InvalidInput` for what is no number, and for a name that a rule of the run
+        spells otherwise.
         """
         self._check()
         between = self._standing.between
@@ -233,9 +243,10 @@ class Run:
             self._recorder.logged(values)
             if OBSERVERS:
                 tell("logged", self, values)
-            if between and not self._recorder.pace.wanted.isdisjoint(values):
+            settled = between and not self._standing.after_epoch
+            if settled and not self._recorder.pace.wanted.isdisjoint(values):
                 self._recorder.look(step_done=False)
-        if self._signals.asked and between:
+        if self._signals.asked and settled:
             self._honour()
 
     def commit(
@@ -282,6 +293,8 @@ class Run:
             restore_rng(rng)
 
     def _batches(self, position: Position) -> Iterator[tuple[int, Any]]:
+        if self._standing.after_epoch:
+            self._epoch_done()
         batches = position.rest()
         modules = [list(module.modules()) for module in self._parts.modules.values()]  # once: a walk takes its time
         while True:
@@ -299,9 +312,13 @@ class Run:
                 tell("batch", self, batch)
             yield self.steps + 1, batch
         self._check()
+        self._recorder.counters.epoch = position.epoch
+        self._standing.epoch_ended()
+
+    def _epoch_done(self) -> None:
+        """Do what is due after an epoch, now that what the loop does between two epochs is done too."""
+        self._standing.after_epoch = False
         with self._standing.inside():
-            self._recorder.counters.epoch = position.epoch
-            self._standing.epoch_ended()
             self._recorder.look(epoch_ended=True)
         if self._signals.asked:
             self._honour()

@@ -327,10 +327,37 @@ def stateful_workers(repo: Repo) -> None:
     stateful(repo, 2)
 
 
+def epochs(repo: Repo, every: str = "epochs") -> None:
+    """A scheduler that steps after each epoch, which the commits that are due then are to hold."""
+    seeded()
+    model, data = net(), loader()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.9)
+    trigger = {"epochs": ckstore.epochs(1) | ckstore.steps(4), "bests": ckstore.best("val", "min")}[every]
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": plateau}
+    with repo.track("epochs", **parts, data=data, every=trigger, busy="wait") as run:
+        while run.steps < STEPS:
+            for _, batch in run.resume(data):
+                loss = loss_of(model, batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.step()
+            with run.evaluating(), torch.no_grad():
+                value = loss_of(model.eval(), next(iter(loader())))
+            run.log({"val": value})
+            plateau.step(value)
+
+
+def bests(repo: Repo) -> None:
+    epochs(repo, "bests")
+
+
 TRAININGS: dict[str, Callable[[Repo], None]] = {
     one.__name__: one
     for one in (
         dropout, autocast, workers, accumulation, grouped, averaged, halved, sparse, scaled, stateful, stateful_workers,
+        epochs, bests,
     )
 }  # fmt: skip
 

@@ -9,12 +9,14 @@ from tests.train.bugs import BUGS
 from tests.train.processes import loaded
 from tests.train.subjects import STEPS, TRAININGS, broken, training
 
+KILLS = (5, 7, 7)
+
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_trainings_go_on_as_if_nothing_had_been(name: str) -> None:
-    report = assert_resume_equal(training, args=(name,), steps=STEPS, kill_after=(4, 7, 7), context=loaded())
+    report = assert_resume_equal(training, args=(name,), steps=STEPS, kill_after=KILLS, context=loaded())
     assert report.steps >= STEPS
-    assert report.killed_after == (4, 7, 7)
+    assert report.killed_after == KILLS
     assert len(report.resumed_at) == 3
     assert all(0 < at <= 8 for at in report.resumed_at)
 

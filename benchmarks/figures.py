@@ -17,7 +17,7 @@ DOCUMENTS = (
     "README.md",
     "docs/architecture.md",
     "docs/durability.md",
-    *(f"docs/guides/{name}.md" for name in ("codecs", "checkpoint-files", "retention")),
+    *(f"docs/guides/{name}.md" for name in ("codecs", "checkpoint-files", "retention", "training-runs")),
 )
 _BLOCK = re.compile(
     r"(<!-- figures: (\w+), written by benchmarks/figures.py -->\n).*?(<!-- end of figures -->\n)", re.DOTALL
@@ -247,6 +247,29 @@ def scale() -> str:
     )
 
 
+def training() -> str:
+    """What saving costs a training."""
+    found = results("training")
+    ways, idle_us = found["ways"], found["step_without_commit_us"]
+    rows = [
+        [
+            f"`{name}`" if name.startswith("dcp") else name,
+            f"{one['held_s']:.2f} s",
+            f"{one['held_copies']:.1f}x",
+            f"{one['first_held_s']:.2f} s",
+            f"{one['overhead_s']:.1f} s",
+            f"{one['durable_s']:.1f} s",
+        ]
+        for name, one in ways.items()
+    ]
+    return (
+        f"`python benchmarks/bench_training.py`: {found['state_bytes'] / 1e9:.2f} GB of state, steps of "
+        f"{found['step_s']:.1f} s that keep all\n{found['threads']} cores busy; one copy of the state in memory takes "
+        f"{found['copy_s']:.2f} s. Medians; `step()` without a commit takes {idle_us:.0f} µs.\n\n"
+        + table("| saved with | loop held | in copies | the first time | longer in all | durable after |", rows)
+    )
+
+
 def durability() -> str:
     """What cuts left of saves made in several ways."""
     rows = []
@@ -274,6 +297,7 @@ _FIGURES = {
     "scans": scans,
     "files": files,
     "scale": scale,
+    "training": training,
     "durability": durability,
 }
 

@@ -28,6 +28,19 @@ _PUBLIC = {
     "ValidatedTensor": "ckstore.graph.content",
     "LoadReport": "ckstore.torch.load_into",
     "register_encoder": "ckstore.torch.registry",
+    "Run": "ckstore.train.run",
+    "Resumed": "ckstore.train.resume",
+    "Save": "ckstore.train.saver",
+    "Preempted": "ckstore.train.preemption",
+    "Trigger": "ckstore.train.triggers",
+    "steps": "ckstore.train.triggers",
+    "epochs": "ckstore.train.triggers",
+    "minutes": "ckstore.train.triggers",
+    "best": "ckstore.train.triggers",
+    "at": "ckstore.train.triggers",
+    "signals": "ckstore.train.triggers",
+    "capture_rng": "ckstore.train.rng",
+    "restore_rng": "ckstore.train.rng",
     "Progress": "ckstore.progress",
     "CkstoreError": "ckstore.errors",
     "CkstoreWarning": "ckstore.errors",
@@ -64,16 +77,29 @@ __all__ = [
     "NoRevision",
     "NotFound",
     "Policy",
+    "Preempted",
     "Progress",
     "RemoteFailed",
     "Repo",
+    "Resumed",
+    "Run",
+    "Save",
     "SaveFailed",
     "StoreFull",
+    "Trigger",
     "ValidatedTensor",
     "__version__",
+    "at",
+    "best",
+    "capture_rng",
+    "epochs",
     "keep",
+    "minutes",
     "open",
     "register_encoder",
+    "restore_rng",
+    "signals",
+    "steps",
 ]
 
 if TYPE_CHECKING:
@@ -102,6 +128,12 @@ if TYPE_CHECKING:
     from ckstore.progress import Progress
     from ckstore.torch.load_into import LoadReport
     from ckstore.torch.registry import register_encoder
+    from ckstore.train.preemption import Preempted
+    from ckstore.train.resume import Resumed
+    from ckstore.train.rng import capture_rng, restore_rng
+    from ckstore.train.run import Run
+    from ckstore.train.saver import Save
+    from ckstore.train.triggers import Trigger, at, best, epochs, minutes, signals, steps
 
 
 def __getattr__(name: str) -> object:

@@ -64,8 +64,11 @@ class FileLock:
             if self._inner is inner:
                 inner.release()
 
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free, to be held until `release` or the death of the process."""
+    def try_acquire(self, *, note: bool = False) -> bool:
+        """Take the lock if it is free, to be held until `release` or the death of the process.
+
+        With `note` the file says whose it is.
+        """
         if not self._inner.acquire(blocking=False):
             return False
         descriptor = -1
@@ -73,8 +76,13 @@ class FileLock:
             descriptor = durable.open_lock_file(self.path)
             if _set_lock(descriptor):
                 self._descriptor = descriptor
+                if note:
+                    durable.overwrite(descriptor, json.dumps(holder()).encode())
                 return True
             return False
+        except BaseException:
+            self._descriptor = -1
+            raise
         finally:
             if self._descriptor < 0:
                 if descriptor >= 0:
@@ -105,15 +113,18 @@ class FileLock:
             raise
         return descriptor
 
-    def _locked(self, timeout_s: float) -> Locked:
+    def held_by(self) -> str:
+        """Who holds it, as the note in the file says."""
         try:
             note = json.loads(self.path.read_bytes())
-            who = f"held by process {note['pid']} on {note['host']} since {note['since']}"
+            return f"held by process {note['pid']} on {note['host']} since {note['since']}"
         except (OSError, ValueError, KeyError, TypeError):
-            who = "its holder left no note"
+            return "its holder left no note"
+
+    def _locked(self, timeout_s: float) -> Locked:
         return Locked(
             f"the repository lock {self.path} is busy",
-            why=f"{who}; waited {timeout_s:g} s",
+            why=f"{self.held_by()}; waited {timeout_s:g} s",
             hint="wait for that process or end it: the lock of a dead process frees itself",
         )
 

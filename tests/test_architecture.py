@@ -40,6 +40,7 @@ FLOORS: dict[str, int] = {
     "checkpoint": 4,
     "sync": 4,
     "porcelain": 5,
+    "train": 6,
     "api": 7,
     "testing": 8,
     "demo": 8,
@@ -59,7 +60,7 @@ HEAVY = {"torch", "numpy", "boto3", "google", "azure", "safetensors"}
 
 NUMERIC = {
     "graph/numbers.py",
-    *(f"codec/{name}.py" for name in ("arrays", "transpose", "plane", "planes")),
+    *(f"codec/{name}.py" for name in ("arrays", "compiled", "numpy_passes", "packing", "plane", "planes", "transpose")),
     *(f"storage/{name}.py" for name in ("inventory", "sweep", "standing", "costs", "rewriter")),
 }
 """Below the edge only these use numpy, and they are imported where numbers are at hand."""
@@ -207,9 +208,19 @@ def test_only_the_index_imports_lmdb_and_only_the_edge_torch() -> None:
             if top == "lmdb" and inside != "storage/environment.py":
                 wrong.append(f"{inside} imports lmdb")
             numeric = inside in NUMERIC and top == "numpy"
-            if top in ("torch", "numpy") and part not in ("torch", "demo") and not numeric:
+            if top in ("torch", "numpy") and part not in ("torch", "train", "demo") and not numeric:
                 wrong.append(f"{inside} imports {top}")
     assert not wrong
+
+
+def test_only_one_module_knows_whether_the_kernel_was_built() -> None:
+    known = {
+        path.relative_to(ROOT).as_posix()
+        for _, path, tree in sources()
+        for name, _ in imported(tree)
+        if name.endswith("._kernel")
+    }
+    assert known == {"codec/compiled.py"}
 
 
 def test_modules_say_what_they_are() -> None:

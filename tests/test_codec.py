@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckstore.codec.choice import WORTH, Coder
+from ckstore.codec.compiled import passes_of
 from ckstore.codec.element import element
 from ckstore.codec.encoded import Codec
+from ckstore.codec.numpy_passes import NumpyPasses
 from ckstore.codec.plane import Mode
 from ckstore.codec.preset import ARCHIVE, BALANCED, FAST, PRESETS, preset_named
 from ckstore.errors import Integrity, InvalidInput
@@ -27,6 +29,13 @@ if TYPE_CHECKING:
     from ckstore.codec.preset import Preset
 
 CODER = Coder()
+
+
+@pytest.fixture(scope="module", autouse=True, params=[NumpyPasses, passes_of], ids=["numpy", "best"])
+def passes(request: pytest.FixtureRequest) -> None:
+    """All of this with numpy's passes, and with the compiled ones where there are any."""
+    global CODER  # noqa: PLW0603
+    CODER = Coder(request.param)
 
 
 def coded(raw: bytes, dtype: str, base: bytes | None = None, preset: Preset = BALANCED) -> Codec:

@@ -327,12 +327,12 @@ def test_what_is_said_of_a_commit_must_make_sense(repo: ckstore.Repo, said: dict
 
 
 def test_numbers_of_any_type(repo: ckstore.Repo) -> None:
-    repo.commit(
-        {"a": 1},
-        step=np.int64(5),  # type: ignore[arg-type]
-        epoch=torch.tensor(3),  # type: ignore[arg-type]
-        metrics={"loss": torch.tensor(0.5), "nan": math.nan, "zero": -0.0, "np": np.float32(1), "": True},  # type: ignore[dict-item]
-    )
+    said: dict[str, Any] = {
+        "step": np.int64(5),
+        "epoch": torch.tensor(3),
+        "metrics": {"loss": torch.tensor(0.5), "nan": math.nan, "zero": -0.0, "np": np.float32(1), "": True},
+    }
+    repo.commit({"a": 1}, **said)
     info = repo.log()[0]
     assert (info.step, info.epoch) == (5, 3)
     assert list(info.metrics) == ["", "loss", "nan", "np", "zero"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 from ckstore.api.checkpoint import Checkpoint
 from ckstore.api.environment import default_author, default_cache, now, settings_layers
 from ckstore.api.keeping import Keeping, progress_option
+from ckstore.api.training import Said, Training
 from ckstore.checkpoint.store import CommitOptions
 from ckstore.config import flags
 from ckstore.errors import InvalidInput, NoRepository
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.undo import UndoResult
     from ckstore.porcelain.validate import ValidateResult
     from ckstore.progress import Progress
-    from ckstore.repository import Repository
+    from ckstore.train.saver import Save
 
 Path_ = str | os.PathLike[str]
 
@@ -87,14 +88,17 @@ def open(
     return Repo(opened)
 
 
-class Repo(Keeping):
+class Repo(Keeping, Training):
     """An open repository: `commit` checkpoints, index it by revision to read them. A context manager.
 
     Safe to use from many threads, and in forked children.
     """
 
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
+    @overload
+    def commit(self, state: object, *, block: Literal[True] = True, **said: Unpack[Said]) -> CommitResult: ...
+
+    @overload
+    def commit(self, state: object, *, block: Literal[False], **said: Unpack[Said]) -> Save: ...
 
     def commit(
         self,
@@ -111,7 +115,8 @@ class Repo(Keeping):
         allow_pickle: bool = False,
         preset: str | None = None,
         progress: Progress | None = None,
-    ) -> CommitResult:
+        block: bool = True,
+    ) -> CommitResult | Save:
         """Store `state` as a new commit and return once it survives power loss.
 
         `state` is any nesting of containers, tensors, numpy arrays and plain values; a dictionary with str keys
@@ -120,8 +125,14 @@ class Repo(Keeping):
         unless `parent`, a revision, is given. `preset` is as for `open`, for this commit. Raises `InvalidInput`
         (naming the path of what cannot be kept), `Conflict` (another writer moved the branch first: retry),
         `StoreFull`, `SaveFailed`.
+
+        With `block=False` it returns a `Save` once the state is copied and may change: the commit is made in the
+        background, one at a time. What goes wrong is raised by its futures, by the next such call, and by `close`.
         """
         options = self._options(message, metrics, step, epoch, branch, tag, parent, author, allow_pickle, preset)
+        if not block:
+            return self._commit_later(state, options)
+        self._wait_for_saving()
         made = commit_state(self._repository, state, options, **progress_option(progress))
         self._after_commit(made)
         return made
@@ -330,8 +341,11 @@ class Repo(Keeping):
         return validate(self._repository, revision, options, **progress_option(progress))
 
     def close(self) -> None:
-        """Let go of threads and index."""
-        self._repository.close()
+        """Let go of threads and index, after waiting for commits in the background. Raises what went wrong there."""
+        try:
+            self._end_saving()
+        finally:
+            self._repository.close()
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckstore.digest import Kind
 from ckstore.errors import Integrity
 from ckstore.graph.reachability import runs_of_tree
+from ckstore.objects.commit import SERIES
 from ckstore.storage.inventory import Live, Marker
 from ckstore.storage.packer import META
 
@@ -33,10 +34,9 @@ def mark(
     everything.add(b"".join(commits), META, "", 0)
     walked: set[bytes] = set()
     for rank, (id, commit) in enumerate(commits.items()):
-        trees = {entry.tree: entry.name for entry in commit.components if not is_hole(id, entry.name)}
-        if commit.series is not None:
-            trees[commit.series] = META
-        for tree, name in trees.items():
+        trees = {entry.tree: entry.name for entry in commit.named() if not is_hole(id, entry.name)}
+        for tree, named in trees.items():
+            name = META if named == SERIES else named
             if tree not in walked or id in tips:
                 walked.add(tree)
                 for run in runs_of_tree(repository.store.objects, tree):

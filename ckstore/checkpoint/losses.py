@@ -88,7 +88,7 @@ class _Walk:
 
     def _components(self, id: bytes, commit: Commit) -> None:
         absent = self._absent.get(id, {})
-        for component in commit.components:
+        for component in commit.named():
             reason = absent.get(component.name)
             if reason is not None and reason != LOST:
                 continue
@@ -151,7 +151,7 @@ class Meanwhile:
     def _check_commits(self, tip: bytes) -> None:
         objects = self._repository.store.objects
         for id, commit in unseen([tip], self._known, lambda id: decode_commit(objects.read(Kind.COMMIT, id))):
-            for component in commit.components:
+            for component in commit.named():
                 if any(one not in self._versions for _, one in objects_of_tree(objects, component.tree)):
                     raise _outdated(f"{id.hex()[:12]}, committed meanwhile, needs what is lost")
 

@@ -51,7 +51,7 @@ class Since:
         objects = store.objects
         for id, commit in unseen([tip], self._known, lambda id: decode_commit(objects.read(Kind.COMMIT, id))):
             holes = store.ask(lambda view, id=id: view.holes_of(id))  # type: ignore[misc]
-            trees = [component.tree for component in commit.components if component.name not in holes]
+            trees = [component.tree for component in commit.named() if component.name not in holes]
             needed = {one for tree in trees for _, one in objects_of_tree(objects, tree)}
             if self._standing.lacks([id, *needed]):
                 raise _outdated(f"{id.hex()[:12]}, committed meanwhile, needs what was to go")

@@ -19,18 +19,21 @@ from ckstore.objects.commit import Commit, Component, Metric
 from ckstore.objects.draft import raw_bytes
 from ckstore.objects.encoding import encode, float_bits
 from ckstore.objects.reader import read_tree
+from ckstore.progress import SILENT
 from ckstore.storage.ingest import ingest
+from ckstore.storage.packer import META
 from ckstore.storage.record import HEADS, TAGS, RefMove
 from ckstore.storage.transaction import Transaction
 from ckstore.storage.versions import LIKE_AT_MOST, Candidate, earlier_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckstore.objects.draft import Draft
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
+    from ckstore.storage.workers import Workers
 
 
 _LEAST_ROOM_BYTES = 128 << 10
@@ -102,20 +105,25 @@ def store(
     *,
     bare: bool,
     check: Callable[[], None] = lambda: None,
+    series: Draft | None = None,
+    workers: Workers | None = None,
 ) -> CommitResult:
     """Store drafts and publish their commit; `check` may still refuse once all bytes have been read.
 
-    `bare` says that the only component is the whole state. Raises `InvalidInput`, `Conflict` where another writer moved
-    the branch first, `StoreFull`, `SaveFailed`.
+    `bare` says that the only component is the whole state, `series` holds the metrics logged since the parent,
+    `workers` are the threads to use in place of the repository's. Raises `InvalidInput`, `Conflict` where another
+    writer moved the branch first, `StoreFull`, `SaveFailed`.
     """
     commits = repository.commits()
     plan = _plan(repository, commits, options)
     preset = repository.preset if options.preset is None else preset_named(options.preset)
     earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
-    _check_room(repository, drafts, earlier)
+    check_room(repository, [draft for name, draft in drafts.items() if name not in earlier])
     recorded_ns = options.time_ns if options.recorded_ns is None else options.recorded_ns
     with Transaction(repository.store, preset) as transaction:
-        trees = ingest(drafts, transaction, repository.store.workers, progress, earlier)
+        threads = repository.store.workers if workers is None else workers
+        trees = ingest(drafts, transaction, threads, progress, earlier)
+        curve = None if series is None else ingest({META: series}, transaction, threads, SILENT)[META]
         check()
         if not options.allow_empty:
             _check_changed(repository, commits, plan, trees)
@@ -129,6 +137,7 @@ def store(
             metrics=plan.metrics,
             step=plan.step,
             epoch=plan.epoch,
+            series=curve,
             bare=bare,
         )
         id = transaction.put_meta(Kind.COMMIT, encode(commit))
@@ -170,11 +179,11 @@ def _earlier(
     return earlier_versions(candidates(), drafts, parents=bool(parents))
 
 
-def _check_room(repository: Repository, drafts: Mapping[str, Draft], earlier: Mapping[str, Tree]) -> None:
-    """Raise `StoreFull` where nothing fits; warn where what has no earlier version is likely to be too much."""
+def check_room(repository: Repository, unlike: Iterable[Draft]) -> None:
+    """Raise `StoreFull` where nothing fits; warn where `unlike`, drafts without earlier versions, may be too much."""
     folder = repository.store.layout.tmp
     durable.check_room(folder, _LEAST_ROOM_BYTES, _LEAST_FILES)
-    new = sum(raw_bytes(draft) for name, draft in drafts.items() if name not in earlier)
+    new = sum(map(raw_bytes, unlike))
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
     if free < _LIKELY_SHARE * new:

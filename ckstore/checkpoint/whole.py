@@ -70,7 +70,7 @@ def _reached(refs: Mapping[str, Target], commits: Commits) -> set[bytes]:
 def is_whole(repository: Repository, id: bytes, commit: Commit) -> bool:
     """Whether everything that a commit names is known, but for what is known to be absent."""
     holes = repository.store.ask(lambda view: view.holes_of(id))
-    trees = [component.tree for component in commit.components if component.name not in holes]
+    trees = [component.tree for component in commit.named() if component.name not in holes]
     return all(has_component(repository, tree) for tree in trees)
 
 

@@ -121,7 +121,7 @@ class _Demo:
         self._raw += told["raw"]
         self._say(
             f"  step {told['step']:3}  loss {told['loss']:.3f}  committed {told['id'][:SHORT]} "
-            f"in {told['seconds']:.2f} s: {size(told['raw'])} given, {size(told['stored'])} stored"
+            f"(held up for {1000 * told['seconds']:.0f} ms): {size(told['raw'])} given, {size(told['stored'])} stored"
         )
 
     def _show(self, repository: Repository, resumed_at: int) -> DemoResult:

@@ -12,8 +12,9 @@ from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from ckstore.codec.passes import Passes
     from ckstore.codec.planes import Planes
     from ckstore.codec.preset import Preset
 
@@ -29,9 +30,10 @@ _SAMPLE_WORTH = 0.9
 
 
 class Coder:
-    """Encodes and decodes chunks, reusing its buffers and contexts."""
+    """Encodes and decodes chunks, reusing its buffers and contexts; with other passes than the best, if told so."""
 
-    def __init__(self) -> None:
+    def __init__(self, passes: Callable[[int], Passes] | None = None) -> None:
+        self._passes = passes
         self._zstd = Zstd()
         self._encoded = 0
         self._planes: dict[int, Planes] = {}
@@ -73,16 +75,14 @@ class Coder:
                 self._check(encoded[-1], chunk, old)
         return encoded
 
-    def copy(self, raws: Sequence[memoryview], targets: Sequence[memoryview], dtype: str) -> None:
-        """Copy chunks as they are now; of numbers without holding up other threads."""
-        if element(dtype) is None:
-            for raw, target in zip(raws, targets, strict=True):
-                target[:] = raw
+    def copy(self, raws: Sequence[memoryview], target: memoryview, dtype: str) -> None:
+        """Copy chunks as they are now, one after another; of numbers without holding up other threads."""
+        kind = element(dtype)
+        if kind is not None:
+            self._planes_of(kind[0]).copy(raws, target)
             return
-        from ckstore.codec.arrays import copy
-
-        for raw, target in zip(raws, targets, strict=True):
-            copy(raw, target)
+        for raw, part in zip(raws, parts(target, [raw.nbytes for raw in raws]), strict=True):
+            part[:] = raw
 
     def decode(self, codec: int, width: int, payload: memoryview, target: memoryview) -> None:
         """Fill `target`, exactly as long as the raw bytes. Raises `Integrity`."""
@@ -123,7 +123,7 @@ class Coder:
     def _check(self, encoded: Encoded, raw: memoryview, base: memoryview | None) -> None:
         """Decode a chunk whole and compare; by another coder, as the payload is views of this one's buffers."""
         if self._checker is None:
-            self._checker = Coder()
+            self._checker = Coder(self._passes)
         payload = memoryview(b"".join(encoded.pieces))
         target = bytearray(raw.nbytes) if base is None else bytearray(base)
         if base is None:
@@ -137,7 +137,8 @@ class Coder:
         if planes is None:
             from ckstore.codec.planes import planes_of  # numpy: only where numbers are at hand
 
-            planes = self._planes[width] = planes_of(width)
+            planes = planes_of(width) if self._passes is None else planes_of(width, self._passes)
+            self._planes[width] = planes
         return planes
 
     def _promising(self, raw: memoryview) -> bool:

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ckstore.codec.compiled import passes_of
 from ckstore.codec.plane import Mode, PlaneCoder, entropy
-from ckstore.codec.transpose import UNSIGNED, Transposer
+from ckstore.codec.transpose import UNSIGNED
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ckstore.codec.arrays import Array
+    from ckstore.codec.passes import Passes, Plane
     from ckstore.codec.plane import Stored
-    from ckstore.codec.transpose import Plane
 
 _HEADER = struct.Struct("<BB")
 _PLANE = struct.Struct("<BI")
@@ -58,18 +59,16 @@ class Payload(NamedTuple):
 class Planes:
     """Encodes and decodes chunks of numbers of `width` bytes; for one thread at a time."""
 
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._coder = PlaneCoder()
-        self._transposer = Transposer(width)
+    def __init__(self, passes: Passes) -> None:
+        self._width = passes.width
+        self._passes = passes
+        self._coder = PlaneCoder(passes)
+        self.copy = passes.copy
 
     def survey(self, raw: memoryview, base: memoryview | None = None, *, rotate: bool, sample: int = _SAMPLE) -> Survey:
         """A look at about `sample` elements of `raw`, or at their differences to `base`."""
-        numbers = self._transposer.numbers(raw)
-        step = max(1, len(numbers) // sample) | 1  # odd: rows of a table have even lengths
-        olds = None if base is None else self._transposer.numbers(base)[::step]
-        turned = self._transposer.turned(numbers[::step], olds, rotate=rotate)
-        return _survey(np.ascontiguousarray(turned), self._width)
+        step = max(1, raw.nbytes // self._width // sample) | 1  # odd: rows of a table have even lengths
+        return _survey(self._passes.sample(raw, base, step, rotate=rotate))
 
     def encode(
         self, raw: memoryview, lengths: Sequence[int], base: memoryview | None = None, *, rotate: bool, worth: float
@@ -81,21 +80,19 @@ class Planes:
         next call.
         """
         found = self.survey(raw, base, rotate=rotate)
-        numbers = self._transposer.numbers(raw)
-        olds = None if base is None else self._transposer.numbers(base)
         low = self._width // 2
         halved = self._width > _KEPT_APART and bool((found.entropies[:low] > _NOISE).all())
-        planes = self._transposer.room(len(numbers), halved=halved)
-        self._transposer.split(numbers, olds, planes, rotate=rotate, halved=halved)
+        planes = self._passes.split(raw, base, rotate=rotate, halved=halved)
         ends = [end // self._width for end in accumulate(lengths)]
         columns: list[list[Stored]] = []
-        for place, plane in enumerate(planes, start=low - 1 if halved else 0):
-            kept = halved and place < low
+        for number, plane in enumerate(planes):
+            place = number + low - 1 if halved else number
+            kept = halved and not number
             share = 1.0 if kept else float(found.entropies[place])
             bounds = [end * low for end in ends] if kept else ends
-            columns.append(self._coder.encode(plane, bounds, found.shares[place], share, worth))
+            columns.append(self._coder.encode(plane, number, bounds, found.shares[place], share, worth))
         flags = (_DIFFERENCE if base is not None else _ROTATED * rotate) | _HALVED * halved
-        tail = raw[len(numbers) * self._width :]
+        tail = raw[raw.nbytes // self._width * self._width :]
         last = len(lengths) - 1
         return [
             self._payload(flags, stored, length, tail if number == last else raw[:0])
@@ -112,23 +109,21 @@ class Planes:
 
     def decode(self, payload: memoryview, target: memoryview) -> None:
         """Fill `target` exactly. Raises `Integrity`; every length is checked before it is used."""
-        flags, planes, tail = self._open(payload, target.nbytes)
-        if flags & _DIFFERENCE:
-            raise Integrity("a payload of byte planes is a difference, and its frame says that it is none")
-        numbers = self._transposer.numbers(target)
-        if len(numbers):
-            self._transposer.join(planes, numbers, rotated=bool(flags & _ROTATED), halved=bool(flags & _HALVED))
-        target[target.nbytes - tail.nbytes :] = tail
+        self._decode(payload, target, difference=False)
 
     def add(self, payload: memoryview, target: memoryview) -> None:
         """Turn the base in `target` into what `payload` was encoded from. Raises `Integrity`, as `decode`."""
+        self._decode(payload, target, difference=True)
+
+    def _decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
         flags, planes, tail = self._open(payload, target.nbytes)
-        if not flags & _DIFFERENCE:
-            raise Integrity("a payload of byte planes is no difference, and its frame says that it is one")
-        numbers = self._transposer.numbers(target)
-        if len(numbers):
-            self._transposer.add(planes, numbers, halved=bool(flags & _HALVED))
-        target[target.nbytes - tail.nbytes :] = tail
+        if bool(flags & _DIFFERENCE) != difference:
+            what = "is a difference" if flags & _DIFFERENCE else "is no difference"
+            raise Integrity(f"a payload of byte planes {what}, and its frame says otherwise")
+        rotated, halved = bool(flags & _ROTATED), bool(flags & _HALVED)
+        self._passes.join(planes, target, rotated=rotated, halved=halved, difference=difference)
+        if tail:
+            target[target.nbytes - tail.nbytes :] = tail
 
     def _open(self, payload: memoryview, raw_length: int) -> tuple[int, list[Plane], memoryview]:
         """Flags, planes and the bytes after the last element of a payload that stands for `raw_length` bytes."""
@@ -140,17 +135,17 @@ class Planes:
         if width != self._width or not known or (halved and width <= _KEPT_APART):
             raise Integrity("a payload of byte planes has an unknown header")
         count = raw_length // width
-        room = self._transposer.room(count, halved=halved)
-        start = _start(len(room))
+        lengths = [count * (width // 2)] + [count] * (width // 2) if halved else [count] * width
+        start = _start(len(lengths))
         if payload.nbytes < start:
             raise Integrity("a payload of byte planes is cut short")
         planes: list[Plane] = []
-        for number, target in enumerate(room):
+        for number, plane_length in enumerate(lengths):
             mode, length = _PLANE.unpack_from(payload, _HEADER.size + number * _PLANE.size)
             body = payload[start : start + length]
             if body.nbytes != length:
                 raise Integrity("a payload of byte planes is cut short")
-            planes.append(self._coder.decode(mode, body, target))
+            planes.append(self._coder.decode(mode, body, plane_length))
             start += length
         tail = payload[start:]
         if tail.nbytes != raw_length - count * width:
@@ -163,19 +158,16 @@ def _start(planes: int) -> int:
     return -(-(_HEADER.size + planes * _PLANE.size) // 8) * 8
 
 
-def _survey(turned: Array, width: int) -> Survey:
-    columns = turned.view(np.uint8).reshape(-1, width)
-    counts = np.array([np.bincount(columns[:, place], minlength=256) for place in range(width)])
-    count = max(1, len(turned))
-    shares = counts / count
+def _survey(counts: Array) -> Survey:
+    count = max(1, int(counts[0].sum()))
     # What a sample of n says of k values is too low by (k - 1) / 2n nats (Miller and Madow).
     seen = np.count_nonzero(counts, axis=1)
     missed = np.maximum(0, seen - 1) / (2 * count * np.log(2) * 8)
-    return Survey(shares, np.minimum(entropy(shares) + missed, 1.0))
+    return Survey(counts / count, np.minimum(entropy(counts, count, seen) + missed, 1.0))
 
 
-def planes_of(width: int) -> Planes:
+def planes_of(width: int, passes: Callable[[int], Passes] = passes_of) -> Planes:
     """A coder for elements of that width. Raises `Integrity` where there are none such."""
     if width not in UNSIGNED:
         raise Integrity(f"a frame claims elements of {width} bytes")
-    return Planes(width)
+    return Planes(passes(width))

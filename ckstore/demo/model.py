@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 CONTEXT = 64
 _CORPUS_BYTES = 2_000_000
@@ -18,6 +19,19 @@ def corpus() -> torch.Tensor:
     folder = Path(sysconfig.get_path("stdlib"))
     text = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))[:_CORPUS_BYTES]
     return torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
+
+
+class Windows(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Every stretch of the corpus: CONTEXT byte values, and those that follow each of them."""
+
+    def __init__(self) -> None:
+        self._text = corpus()
+
+    def __len__(self) -> int:
+        return len(self._text) - CONTEXT
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._text[place : place + CONTEXT], self._text[place + 1 : place + CONTEXT + 1]
 
 
 class Block(nn.Module):

@@ -1,20 +1,26 @@
 """The demo's training script: `python -m ckstore.demo.train REPO --branch B --steps N`.
 
-It goes on from the branch's newest commit if there is one, and prints a line of JSON for every commit.
+It goes on from the branch's newest commit if there is one, and prints a line of JSON for every commit that is durable.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 import ckstore
-from ckstore.demo.model import CONTEXT, Transformer, corpus
+from ckstore.demo.model import Transformer, Windows
+
+if TYPE_CHECKING:
+    from ckstore import Save
 
 _BATCH = 8
 
@@ -30,54 +36,64 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     asked = parser.parse_args()
 
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
     model = Transformer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=asked.lr)
-    batches = torch.Generator().manual_seed(0)
+    loader = DataLoader(Windows(), batch_size=_BATCH, shuffle=True)
     repo = ckstore.open(asked.repo)
-
-    parent = asked.branch if asked.branch in repo.branches else asked.start
-    step = 0
-    if parent is not None:
-        checkpoint = repo[parent]
-        checkpoint.load(into={"model": model, "optimizer": optimizer})
-        rng = checkpoint["rng"].load()
-        torch.set_rng_state(rng["torch"])
-        batches.set_state(rng["batches"])
-        step = checkpoint.info.step or 0
+    with repo.track(
+        asked.branch,
+        model=model,
+        optimizer=optimizer,
+        data=loader,
+        config={"lr": asked.lr, "batch": _BATCH},
+        every=ckstore.steps(asked.every),
+        start=asked.start,
+        busy="wait",
+    ) as run:
+        told = _Told()
+        run.resume()
         for group in optimizer.param_groups:
             group["lr"] = asked.lr
-
-    data = corpus()
-    while step < asked.steps:
-        step += 1
-        loss = train_step(model, optimizer, data, batches)
-        if step % asked.every == 0 or step == asked.steps:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "rng": {"torch": torch.get_rng_state(), "batches": batches.get_state()},
-            }
-            began = time.perf_counter()
-            result = repo.commit(
-                state,
-                step=step,
-                metrics={"loss": loss},
-                branch=asked.branch,
-                parent=parent if asked.branch not in repo.branches else None,
-            )
-            told = {"step": step, "id": result.id, "loss": loss, "seconds": time.perf_counter() - began}
-            print(json.dumps(told | {"raw": result.raw_bytes, "stored": result.pack_bytes}), flush=True)
+        while run.steps < asked.steps:
+            for step, batch in run.resume(loader):
+                loss = train_step(model, optimizer, batch)
+                run.log({"loss": loss})
+                began = time.perf_counter()
+                save = run.step()
+                told.tell()
+                if save is not None:
+                    told.begun(step, loss, time.perf_counter() - began, save)
+                if step == asked.steps:
+                    break
+        run.wait()
+        told.tell()
     print(json.dumps({"exact": same_bits(repo[asked.branch].load(), model, optimizer)}), flush=True)
 
 
-def train_step(
-    model: Transformer, optimizer: torch.optim.Optimizer, data: torch.Tensor, batches: torch.Generator
-) -> float:
-    """One step on a random batch; the loss before it."""
-    starts = torch.randint(len(data) - CONTEXT - 1, (_BATCH,), generator=batches).tolist()
-    inputs = torch.stack([data[i : i + CONTEXT] for i in starts])
-    targets = torch.stack([data[i + 1 : i + CONTEXT + 1] for i in starts])
+class _Told:
+    """Tells of commits once they are durable."""
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[dict[str, Any], Save]] = []
+
+    def begun(self, step: int, loss: float, held_s: float, save: Save) -> None:
+        """Note a commit that is under way."""
+        self._begun.append(({"step": step, "loss": loss, "seconds": held_s}, save))
+
+    def tell(self) -> None:
+        """Print what has become durable."""
+        while self._begun and self._begun[0][1].done():
+            told, save = self._begun.pop(0)
+            made = save.result()
+            print(json.dumps(told | {"id": made.id, "raw": made.raw_bytes, "stored": made.pack_bytes}), flush=True)
+
+
+def train_step(model: Transformer, optimizer: torch.optim.Optimizer, batch: list[torch.Tensor]) -> float:
+    """One step on a batch of inputs and targets; the loss before it."""
+    inputs, targets = batch
     loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]

@@ -30,10 +30,16 @@ def commit_state(
     """
     from ckstore.torch.flatten import flatten  # torch: only where tensors are at hand
 
-    bare = not (type(state) is dict and state and all(is_component_name(name) for name in state))
-    parts: Mapping[str, object] = {BARE: state} if bare or not isinstance(state, dict) else state
+    parts, bare = components(state)
     drafts = {name: flatten(value, name, allow_pickle=options.allow_pickle) for name, value in parts.items()}
     return store(repository, drafts, options, progress, bare=bare)
+
+
+def components(state: object) -> tuple[Mapping[str, object], bool]:
+    """The components of a state, and whether it is bare: no dictionary of components."""
+    if type(state) is dict and state and all(is_component_name(name) for name in state):
+        return state, False
+    return {BARE: state}, True
 
 
 def commit_files(

@@ -66,9 +66,18 @@ def _installation() -> Iterator[Check]:
             yield Check(name, "problem", "is not installed", f"pip install {name}")
         else:
             yield Check(name, "ok", version)
+    yield _passes()
     found = [f"{name} {version}" for name in _OPTIONAL if (version := _version(name))]
     missing = [name for name in _OPTIONAL if _version(name) is None]
     yield Check("extras", "ok", f"{', '.join(found) or 'none'}" + (f"; not: {', '.join(missing)}" if missing else ""))
+
+
+def _passes() -> Check:
+    from ckstore.codec.compiled import KERNEL
+
+    if KERNEL is None:
+        return Check("passes", "warning", "numpy's: saving is slower", "install a C compiler, then ckstore anew")
+    return Check("passes", "ok", "compiled")
 
 
 def _repository(repository: Repository, now_ns: int) -> Iterator[Check]:

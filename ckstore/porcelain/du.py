@@ -127,7 +127,7 @@ def _by_component(everything: dict[bytes, Commit], trees: _Trees, frames: dict[b
     count: dict[str, int] = defaultdict(int)
     objects: dict[str, set[bytes]] = defaultdict(set)
     for commit in everything.values():
-        for component in commit.components:
+        for component in commit.named():
             given, held = trees.of(component.tree)
             raw[component.name] += given
             count[component.name] += 1
@@ -145,7 +145,7 @@ def _by_branch(
         short = name.partition("/")[2] if name in commits.refs else name
         if name in commits.refs and not name.startswith("heads/"):
             continue
-        raw[short] = sum(trees.of(component.tree)[0] for commit in history.values() for component in commit.components)
+        raw[short] = sum(trees.of(component.tree)[0] for commit in history.values() for component in commit.named())
         count[short] = len(history)
         objects[short] = {one for id, commit in history.items() for one in _objects(id, commit, trees)}
     return _rows(raw, count, objects, frames)
@@ -173,7 +173,7 @@ def _rows(
 
 
 def _objects(id: bytes, commit: Commit, trees: _Trees) -> set[bytes]:
-    return {id}.union(*(trees.of(component.tree)[1] for component in commit.components))
+    return {id}.union(*(trees.of(component.tree)[1] for component in commit.named()))
 
 
 def _stored(ids: Iterable[bytes], frames: dict[bytes, Frame]) -> int:

@@ -280,7 +280,7 @@ def _graph(repository: Repository, commits: Commits, known: set[bytes], found: _
             continue
         pending += commit.parents
         bad = _blamed([id], known, found)
-        for component in commit.components:
+        for component in commit.named():
             if component.name in absent.get(id, ()):
                 continue
             if component.tree not in seen:

@@ -46,9 +46,8 @@ class Buffers:
 
     def copy(self, raws: Sequence[memoryview], dtype: str) -> memoryview:
         """`raws` one after another as they are now, whatever happens to them next. They may lie here already."""
-        lengths = [raw.nbytes for raw in raws]
-        whole = self._copy.take(sum(lengths))
-        self.coder.copy(raws, parts(whole, lengths), dtype)
+        whole = self._copy.take(sum(raw.nbytes for raw in raws))
+        self.coder.copy(raws, whole, dtype)
         return whole
 
     def older(self, length: int) -> memoryview:

@@ -71,6 +71,10 @@ class Layout:
         return self.root / "verified.json"
 
     @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
     def index(self) -> Path:
         return self.root / "index"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -13,14 +15,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _MOST = 4  # each holds about 25 MiB while a store is open, and more of them mostly wait for the interpreter
 _AHEAD = 2
+_BACKGROUND_NICE = 10
 _JOB_BYTES = 8 << 20
 
 
 class Workers:
-    """`count` threads, started at first use, and started anew in a forked child."""
+    """`count` threads, started at first use, and started anew in a forked child.
 
-    def __init__(self, count: int | None = None) -> None:
+    With `background` they leave the processor to others who want it, where the system knows threads' priorities.
+    """
+
+    def __init__(self, count: int | None = None, *, background: bool = False) -> None:
         self.count = count or min(_MOST, os.cpu_count() or 1)
+        self._begin = yield_to_others if background else None
         self._pool: ThreadPoolExecutor | None = None
         self._pid = 0
 
@@ -37,7 +44,10 @@ class Workers:
         pending: set[Future[None]] = set()
         try:
             for item in items:
-                pending.add(pool.submit(work, item))
+                try:
+                    pending.add(pool.submit(work, item))
+                except RuntimeError:  # the interpreter is ending and starts nothing more
+                    work(item)
                 if len(pending) >= self.count * _AHEAD:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -59,9 +69,16 @@ class Workers:
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None or self._pid != os.getpid():
-            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="ckstore")
+            self._pool = ThreadPoolExecutor(self.count, "ckstore", self._begin)
             self._pid = os.getpid()
         return self._pool
+
+
+def yield_to_others() -> None:
+    """Give this thread a low priority. Only Linux has one for each thread; elsewhere nothing is done."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND_NICE)
 
 
 class PerThread(threading.local):

@@ -45,40 +45,28 @@ class Spans:
     def finish(self) -> list[Span]:
         """The spans by number; every DraftTensor's offset now counts from its span's first byte."""
         return [
-            Span(extent.last - extent.first, extent.dtype, extent.path, _opener(storage, extent.first, extent.last))
+            Span(extent.last - extent.first, extent.dtype, extent.path, Live(storage, extent.first, extent.last))
             for extent, storage in zip(self._extents.finish(), self._storages, strict=True)
         ]
 
 
-def _opener(storage: torch.UntypedStorage, first: int, last: int) -> _OnHost | _Elsewhere:
-    return _OnHost(storage, first, last) if storage.device.type == "cpu" else _Elsewhere(storage, first)
+class Live:
+    """The bytes `first` to `last` of a storage as they are when they are asked for: what `Span.open` is of a tensor.
 
+    Of CPU memory one view, made at the first call; from a device copies, piece by piece.
+    """
 
-class _OnHost:
-    """Slices of one view of CPU memory, made at the first call."""
-
-    __slots__ = ("_first", "_last", "_storage", "_view")
+    __slots__ = ("_view", "first", "last", "storage")
 
     def __init__(self, storage: torch.UntypedStorage, first: int, last: int) -> None:
-        self._storage = storage
-        self._first = first
-        self._last = last
+        self.storage = storage
+        self.first = first
+        self.last = last
         self._view: memoryview | None = None
 
     def __call__(self, start: int, stop: int) -> memoryview:
+        if self.storage.device.type != "cpu":
+            return host_view(self.storage, self.first + start, self.first + stop)
         if self._view is None:
-            self._view = host_view(self._storage, self._first, self._last)
+            self._view = host_view(self.storage, self.first, self.last)
         return self._view[start:stop]
-
-
-class _Elsewhere:
-    """Copies from a device, piece by piece."""
-
-    __slots__ = ("_first", "_storage")
-
-    def __init__(self, storage: torch.UntypedStorage, first: int) -> None:
-        self._storage = storage
-        self._first = first
-
-    def __call__(self, start: int, stop: int) -> memoryview:
-        return host_view(self._storage, self._first + start, self._first + stop)

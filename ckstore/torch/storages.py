@@ -9,6 +9,7 @@ import torch
 from ckstore.errors import Format, InvalidInput
 from ckstore.objects.reader import run_requests
 from ckstore.objects.tree import Alias, InSlab, Slab, Tensor, Tree, Whole, check_run, split_ids
+from ckstore.torch.large_pages import prefer_large_pages
 from ckstore.torch.tensors import check_place, host_view, tensor_over
 
 if TYPE_CHECKING:
@@ -78,10 +79,12 @@ def load_tensors(structure: Structure, ordinals: Sequence[int], reader: ObjectRe
 def allocate(length: int, structure: Structure, ordinal: int) -> torch.UntypedStorage:
     """Memory for the tensor at an entry. Raises `InvalidInput` where there is not enough."""
     try:
-        return torch.UntypedStorage(length)  # type: ignore[no-untyped-call]
+        storage = torch.UntypedStorage(length)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         what = f"{structure.path(ordinal)} needs {length} bytes of memory, which are not there"
         raise InvalidInput(what, hint="load a part: only=..., or slices of the tensor") from error
+    prefer_large_pages(storage.data_ptr(), length)
+    return storage
 
 
 def check_data(data: Whole | InSlab, tree: Tree) -> None:

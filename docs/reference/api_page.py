@@ -40,7 +40,7 @@ def _public() -> Iterator[str]:
 
 
 def _members(kind: type) -> Iterator[str]:
-    for name, member in vars(kind).items():
+    for name, member in _own(kind).items():
         if name.startswith("_") and name != "__getitem__":
             continue
         if isinstance(member, property):
@@ -49,6 +49,12 @@ def _members(kind: type) -> Iterator[str]:
         elif inspect.isfunction(member):
             title = f"{kind.__name__}[...]" if name == "__getitem__" else f"{kind.__name__}.{name}"
             yield from ("", f"### `{title}`", "", *_function(f"{kind.__name__.lower()}.{name}", member))
+
+
+def _own(kind: type) -> dict[str, object]:
+    """What a class and the parts that it is made of define."""
+    parts = [part for part in kind.__mro__ if part.__module__.startswith("ckstore.")]
+    return {name: member for part in reversed(parts[1:]) for name, member in vars(part).items()} | vars(kind)
 
 
 def _function(name: str, function: Callable[..., object]) -> Iterator[str]:
@@ -95,7 +101,7 @@ def _value(kind: Any) -> Iterator[str]:
 def _results() -> Iterator[str]:
     """The dataclasses that methods return, and those in their fields, by name."""
     found: dict[str, type] = {}
-    methods = [value for name, value in vars(ckstore.Repo).items() if inspect.isfunction(value) and name[0] != "_"]
+    methods = [value for name, value in _own(ckstore.Repo).items() if inspect.isfunction(value) and name[0] != "_"]
     pending = [hints(method)["return"] for method in methods]
     while pending:
         one = pending.pop()

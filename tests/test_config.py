@@ -54,6 +54,11 @@ WRONG = [
     ("[commit]\nauthor = ['a']", "commit.author", "which is no text"),
     ("[metrics]\nloss = 'least'", "metrics.loss", "sets metrics.loss to 'least', which is no mode"),
     ("[metrics]\nval.loss = 'min'", "metrics.val.loss", "sets metrics.val to {'loss': 'min'}, which is no mode"),
+    ("[jobs]\norigin = '0'", "jobs.origin", "sets jobs.origin to '0', which is no number of transfers"),
+    ("[jobs]\norigin = 4", "jobs.origin", "sets jobs.origin to 4, which is no number of transfers"),
+    ("[limit_rate]\norigin = 'fast'", "limit_rate.origin", "which is no rate"),
+    ("[timeout]\norigin = '30'", "timeout.origin", "which is no span of time"),
+    ("[remotes]\no = 's3://me:secret@b'", "remotes.o", "sets remotes.o to 's3://...@b', which is no URL without a pass"),
     ("[list]\ncolumns = 'id'", "list.columns", "which is no list of texts"),
     ("[list]\ncolumns = [1]", "list.columns", "which is no list of texts"),
     ("[retention]\nkeep = ['last=3']", "retention.keep", "which is no policy"),
@@ -397,6 +402,7 @@ def test_listing_and_getting(tmp_path: Path) -> None:
     assert list(rows) == [
         *("storage.preset", "commit.author", "metrics.acc", "metrics.val/loss", "list.columns"),
         *("retention.keep", "keep.<branch>", "retention.grace"),
+        *("remotes.<name>", "jobs.<remote>", "limit_rate.<remote>", "timeout.<remote>"),
     ]
     assert rows["metrics.val/loss"] == ("min", "p")
     assert rows["list.columns"] == (("id", "acc"), "u")

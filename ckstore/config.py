@@ -154,6 +154,10 @@ class Config:
     def remotes(self) -> dict[str, str]:
         """The URLs of remotes by name, in order. Raises `InvalidInput` where one of them is wrong."""
         prefix = f"{REMOTES}."
+        for layer in self.layers:
+            for problem in layer.problems:
+                if problem.name == REMOTES or problem.name.startswith(prefix):
+                    raise problem.error()
         named = {name for layer in self.layers for name in layer.values if name.startswith(prefix)}
         return {name.removeprefix(prefix): _text(self.find(name)) or "" for name in sorted(named)}
 

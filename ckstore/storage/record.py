@@ -23,6 +23,11 @@ HEAD = "HEAD"
 HEADS = "heads/"
 TAGS = "tags/"
 PINS = "pins/"
+REMOTES = "remotes/"
+
+NOT_FETCHED = "not fetched"
+SHALLOW = "shallow"
+"""Reasons of holes: what was left out of a fetch, by component and by age."""
 
 
 def spelled(target: Target) -> str | None:

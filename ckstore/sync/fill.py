@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FillRequest:
-    """Which holes to fill: commits and names of components. `time_ns` counts from 1970 UTC."""
+    """Which holes to fill: commits and names of components. `time_ns` counts from 1970 UTC.
+
+    With `dry_run` it is only said what would come.
+    """
 
     holes: Collection[tuple[bytes, str]]
     time_ns: int
     jobs: int = 4
+    dry_run: bool = False
 
 
 def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress = SILENT) -> int:
@@ -49,6 +53,8 @@ def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress 
         add_tree(needs, reader, trees[name], name)
         filled.append(Filled(id, name))
     transfer = Transfer(remote, local, found.catalog, needs)
+    if request.dry_run:
+        return transfer.stored_bytes
     transfer.run(request.time_ns, request.jobs, progress)
 
     def check() -> None:

@@ -54,6 +54,10 @@ class Manner:
     timeout: str | None = None
 
 
+AS_SET = Manner()
+"""As the settings say."""
+
+
 @dataclass(frozen=True)
 class Listening:
     """Who hears of retries, and who may end what goes on: `ended` is asked before each request and in each wait."""

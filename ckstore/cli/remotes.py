@@ -99,7 +99,7 @@ def show(context: typer.Context, name: Name = None, json: JsonFlag = False) -> N
 
 
 @remote.command("test")
-def test_(context: typer.Context, name: Name = None, json: JsonFlag = False) -> None:
+def try_(context: typer.Context, name: Name = None, json: JsonFlag = False) -> None:
     """Find out what a remote can do, by doing it in a place of its own there, which is cleared afterwards.
 
     Exit code 4 if something is not as push, pull and gc need it.

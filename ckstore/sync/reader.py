@@ -29,13 +29,14 @@ class _Kept(NamedTuple):
 
 
 class RemoteReader:
-    """A MetaReader. Whoever reads a tree or commit reads its neighbours next: they come along."""
+    """A MetaReader. Whoever reads a tree or commit reads its neighbours next: with `ahead` they come along."""
 
-    def __init__(self, remote: Remote, local: Local, catalog: Catalog) -> None:
+    def __init__(self, remote: Remote, local: Local, catalog: Catalog, *, ahead: bool = True) -> None:
         self._remote = remote
         self._local = local
         self._catalog = catalog
         self._packs = catalog.packs
+        self._ahead = ahead
         self._coder = Coder()
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._kept_bytes = 0
@@ -79,7 +80,7 @@ class RemoteReader:
     def _load(self, place: Place) -> _Kept:
         """Read the frame at a place, and what lies around it."""
         pack = self._packs[place.pack]
-        start, stop = _window(place, pack)
+        start, stop = _window(place, pack) if self._ahead else (place.offset, place.stop)
         data = memoryview(self._remote.get(pack.object_name, start, stop))
         at = 0
         while at + FRAME_HEADER_SIZE <= data.nbytes:

@@ -82,7 +82,7 @@ def opened(path: Path) -> ckstore.Repo:
 def twin(path: Path, repo: ckstore.Repo) -> ckstore.Repo:
     """An empty repository with the id of another."""
     path.mkdir(parents=True, exist_ok=True)
-    create(path, "main", repository_id=repo._repository.store.id)
+    create(path, "heads/main", repository_id=repo._repository.store.id)
     return opened(path)
 
 

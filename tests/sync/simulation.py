@@ -254,8 +254,10 @@ class SimulatedRemote(MemoryRemote):
         self.name = name
         self.course = course
 
-    def _request(self, do: Callable[[], Any], error: type[Transient], *, writes: bool) -> Any:
-        self.course.turns.wait(self.name)
+    def _request(self, what: str, do: Callable[[], Any], error: type[Transient], *, writes: bool) -> Any:
+        if self.course.waits_for(self.name, what):
+            self.course.turns.wait(self.name)
+            self.course.steps.append((self.name, what))
         fate = self.course.fate(writes=writes)
         if fate == "kill":
             if writes and self.course.choose.random() < 0.5:
@@ -281,28 +283,34 @@ class SimulatedRemote(MemoryRemote):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         whole = super().read
-        yield self._request(lambda: b"".join(whole(name, start, stop)), Transient, writes=False)
+        yield self._request(f"read {name}", lambda: b"".join(whole(name, start, stop)), Transient, writes=False)
 
     def put(self, name: str, source: Source) -> bool:
-        return bool(self._request(lambda: MemoryRemote.put(self, name, source), Transient, writes=True))
+        return bool(self._request(f"put {name}", lambda: MemoryRemote.put(self, name, source), Transient, writes=True))
 
     def stat(self, name: str) -> Stat | None:
-        found: Stat | None = self._request(lambda: MemoryRemote.stat(self, name), Transient, writes=False)
+        found: Stat | None = self._request(
+            f"stat {name}", lambda: MemoryRemote.stat(self, name), Transient, writes=False
+        )
         return found
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        yield from self._request(lambda: list(MemoryRemote.list(self, prefix)), Transient, writes=False)
+        yield from self._request(
+            f"list {prefix}", lambda: list(MemoryRemote.list(self, prefix)), Transient, writes=False
+        )
 
     def delete(self, names: Sequence[str]) -> None:
-        self._request(lambda: MemoryRemote.delete(self, names), Transient, writes=True)
+        self._request("delete", lambda: MemoryRemote.delete(self, names), Transient, writes=True)
 
     def read_root(self) -> Root | None:
-        root: Root | None = self._request(lambda: MemoryRemote.read_root(self), Transient, writes=False)
+        root: Root | None = self._request("root", lambda: MemoryRemote.read_root(self), Transient, writes=False)
         return root
 
     def swap_root(self, data: Buffer, expected: Version | None) -> Version:
         held = bytes(data)
-        version: Version = self._request(lambda: MemoryRemote.swap_root(self, held, expected), Unclear, writes=True)
+        version: Version = self._request(
+            "swap", lambda: MemoryRemote.swap_root(self, held, expected), Unclear, writes=True
+        )
         return version
 
 
@@ -317,6 +325,8 @@ class Course:
         self.now_ns = 0
         self.place = MemoryPlace("simulated", lambda: self.now_ns)
         self.errors: list[BaseException] = []
+        self.steps: list[tuple[str, str]] = []
+        self.waits_for: Callable[[str, str], bool] = lambda name, what: True
 
     def fate(self, *, writes: bool) -> str:
         """What becomes of a request."""
@@ -455,11 +465,11 @@ def simulate(seed: int, faults: float = 0.08) -> Course:
     """Two pushers, a gc and a puller."""
     choose = random.Random(seed)
     course = Course(choose, faults)
-    pushers = [Pusher(f"p{number}", choose, 2) for number in range(2)]
+    pushers = [Pusher(f"p{number}", choose, choose.randint(1, 2)) for number in range(2)]
     for pusher in pushers:
         course.start(pusher.name, pusher.work)
-    course.start("gc", collect(MemoryLocal(), 3, choose.choice([0, 0, 20])))
-    course.start("puller", pull(MemoryLocal(), 3))
+    course.start("gc", collect(MemoryLocal(), choose.randint(2, 3), choose.choice([0, 0, 20])))
+    course.start("puller", pull(MemoryLocal(), choose.randint(1, 3)))
     course.run()
     examine(course, pushers)
     return course

@@ -277,6 +277,18 @@ def test_a_damaged_pack_is_never_adopted(tmp_path: Path, mine: ckstore.Repo, rem
         assert objects_of(other) == objects_of(mine)
 
 
+def test_damage_here_is_never_sent(mine: ckstore.Repo, remote: Scripted) -> None:
+    store = mine._repository.store
+    place = max(store.ask(lambda view: list(view.locations())), key=lambda place: place.frame.stored_length)
+    path = store.layout.pack(place.pack)
+    data = bytearray(path.read_bytes())
+    data[place.offset + 104 + place.frame.stored_length // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Integrity, match="damaged"):
+        push_all(mine, remote)
+    assert remote.read_root() is None
+
+
 def test_packs_that_changed_places_are_seen(tmp_path: Path, mine: ckstore.Repo, remote: Scripted) -> None:
     push_all(mine, remote)
     names = [one.name for one in remote.list("packs/")]

@@ -80,9 +80,6 @@ class FileLock:
                     durable.overwrite(descriptor, json.dumps(holder()).encode())
                 return True
             return False
-        except BaseException:
-            self._descriptor = -1
-            raise
         finally:
             if self._descriptor < 0:
                 if descriptor >= 0:

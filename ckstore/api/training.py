@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypedDict
 
 import ckstore
 from ckstore.api.environment import default_author, now
+from ckstore.api.keeping import Keeping
 from ckstore.porcelain.commit import components
 from ckstore.porcelain.curves import CurvesOptions, curves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckstore.checkpoint.store import CommitOptions, CommitResult
+    from ckstore.checkpoint.store import CommitOptions
     from ckstore.graph.policy import Policy
     from ckstore.porcelain.curves import Point
     from ckstore.progress import Progress
@@ -42,7 +43,7 @@ class Said(TypedDict, total=False):
     progress: Progress | None
 
 
-class Training:
+class Training(Keeping):
     """Runs and commits in the background; a part of `Repo`."""
 
     def __init__(self, repository: Repository) -> None:
@@ -156,6 +157,3 @@ class Training:
         """Who ends without `close` does not lose the last commit. What goes wrong is printed, as from any thread."""
         if self._pid == os.getpid():
             self._end_saving()
-
-    def _after_commit(self, made: CommitResult) -> None:
-        raise NotImplementedError

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckstore.objects.tree import Tree
     from ckstore.progress import Progress
     from ckstore.repository import Commits, Repository
+    from ckstore.storage.remembered import Remembered
     from ckstore.storage.workers import Workers
 
 
@@ -107,12 +108,13 @@ def store(
     check: Callable[[], None] = lambda: None,
     series: Draft | None = None,
     workers: Workers | None = None,
+    remembered: Remembered | None = None,
 ) -> CommitResult:
     """Store drafts and publish their commit; `check` may still refuse once all bytes have been read.
 
     `bare` says that the only component is the whole state, `series` holds the metrics logged since the parent,
-    `workers` are the threads to use in place of the repository's. Raises `InvalidInput`, `Conflict` where another
-    writer moved the branch first, `StoreFull`, `SaveFailed`.
+    `workers` are the threads to use in place of the repository's, `remembered` chunks that are still in memory. Raises
+    `InvalidInput`, `Conflict` where another writer moved the branch first, `StoreFull`, `SaveFailed`.
     """
     commits = repository.commits()
     plan = _plan(repository, commits, options)
@@ -120,7 +122,7 @@ def store(
     earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
     check_room(repository, [draft for name, draft in drafts.items() if name not in earlier])
     recorded_ns = options.time_ns if options.recorded_ns is None else options.recorded_ns
-    with Transaction(repository.store, preset) as transaction:
+    with Transaction(repository.store, preset, remembered) as transaction:
         threads = repository.store.workers if workers is None else workers
         trees = ingest(drafts, transaction, threads, progress, earlier)
         curve = None if series is None else ingest({META: series}, transaction, threads, SILENT)[META]

@@ -84,6 +84,10 @@ class Coder:
         for raw, part in zip(raws, parts(target, [raw.nbytes for raw in raws]), strict=True):
             part[:] = raw
 
+    def same(self, one: memoryview, other: memoryview) -> bool:
+        """Whether two chunks of numbers have the same bytes."""
+        return self._planes_of(1).same(one, other)
+
     def decode(self, codec: int, width: int, payload: memoryview, target: memoryview) -> None:
         """Fill `target`, exactly as long as the raw bytes. Raises `Integrity`."""
         if codec == Codec.RAW:

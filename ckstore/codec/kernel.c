@@ -303,7 +303,6 @@ static int opened(PyObject *from, Py_buffer *view) {
     return from == Py_None || PyObject_GetBuffer(from, view, PyBUF_SIMPLE) == 0;
 }
 
-
 PyDoc_STRVAR(sample_doc, "sample(raw, base, width, step, rotate) -> bytes\n\n"
                          "How often each byte value stands at each place of every step-th element: uint32[width][256].");
 

@@ -43,8 +43,6 @@ ENTROPY = zstandard.ZstdCompressionParameters(
 _PACKED = struct.Struct("<BI")
 _SAMPLE_BYTES = 4 << 10
 _COVERED = 0.94
-_WEIGHTS = np.arange(1 << 13) * np.log2(np.maximum(np.arange(1 << 13), 1))
-"""n log2 n: samples are a little longer than they are asked to be."""
 _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 """Entropies: below, zstd does best by long repeats; between the last two, packing does best; above, none fits."""
 
@@ -158,13 +156,10 @@ class PlaneCoder:
         return frames
 
 
-def entropy(counts: Array, count: int, seen: Array) -> Any:
-    """Order-0 entropy as a share of eight bits, over the last axis of counts that come to `count` each.
-
-    `seen` says how many are not 0; where it is one the entropy is exactly 0.
-    """
-    weights = _WEIGHTS[counts] if count < len(_WEIGHTS) else counts * np.log2(np.maximum(counts, 1))
-    return np.where(seen > 1, np.log2(count) - weights.sum(axis=-1) / count, 0.0) / 8
+def entropy(shares: Array) -> Any:
+    """Order-0 entropy as a share of eight bits, over the last axis."""
+    logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
+    return -(shares * logs).sum(axis=-1) / 8
 
 
 def _raw(part: Array) -> Stored:

@@ -70,6 +70,10 @@ class Planes:
         step = max(1, raw.nbytes // self._width // sample) | 1  # odd: rows of a table have even lengths
         return _survey(self._passes.sample(raw, base, step, rotate=rotate))
 
+    def same(self, one: memoryview, other: memoryview) -> bool:
+        """Whether the bytes of two are the same."""
+        return self._passes.same(one, np.frombuffer(other, np.uint8))
+
     def encode(
         self, raw: memoryview, lengths: Sequence[int], base: memoryview | None = None, *, rotate: bool, worth: float
     ) -> list[Payload]:
@@ -160,10 +164,11 @@ def _start(planes: int) -> int:
 
 def _survey(counts: Array) -> Survey:
     count = max(1, int(counts[0].sum()))
+    shares = counts / count
     # What a sample of n says of k values is too low by (k - 1) / 2n nats (Miller and Madow).
     seen = np.count_nonzero(counts, axis=1)
     missed = np.maximum(0, seen - 1) / (2 * count * np.log(2) * 8)
-    return Survey(counts / count, np.minimum(entropy(counts, count, seen) + missed, 1.0))
+    return Survey(shares, np.minimum(entropy(shares) + missed, 1.0))
 
 
 def planes_of(width: int, passes: Callable[[int], Passes] = passes_of) -> Planes:

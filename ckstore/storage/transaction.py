@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ckstore.codec.preset import Preset
     from ckstore.pack.format import Frame
     from ckstore.pack.writer import Sealed
+    from ckstore.storage.remembered import Remembered
     from ckstore.storage.store import Store
     from ckstore.storage.view import View
 
@@ -53,10 +54,11 @@ class Written(NamedTuple):
 class Transaction:
     """A save under way; a context manager. Nothing it did can be seen before `publish` returns.
 
-    `put` may be called by many threads. Raises `SaveFailed` at once where nothing may be written.
+    `put` may be called by many threads. `remembered` are chunks whose bytes are still in memory, and takes note of
+    those that are put. Raises `SaveFailed` at once where nothing may be written.
     """
 
-    def __init__(self, store: Store, preset: Preset = BALANCED) -> None:
+    def __init__(self, store: Store, preset: Preset = BALANCED, remembered: Remembered | None = None) -> None:
         store.check_writable()
         self._store = store
         self._preset = preset
@@ -67,6 +69,7 @@ class Transaction:
         self._commits: dict[bytes, bytes] = {}
         self._scratch = store.scratch_of_writers
         self._seen = store.index.moment()
+        self._remembered = remembered
 
     def __enter__(self) -> Self:
         self._owner = self._store.scratch.open(self._folder)
@@ -161,21 +164,33 @@ class Transaction:
         scratch = self._scratch.get(Buffers)
         raws = [piece.load() for piece in pieces]
         lengths = [raw.nbytes for raw in raws]
-        copied = scratch.expects_new
+        found = self._found(pieces, raws, scratch)
+        copied = scratch.expects_new and None in found
         if copied:
             whole = scratch.copy(raws, pieces[0].dtype)
             raws = parts(whole, lengths)
-        ids = [object_id(kind, raw) for raw in raws]
+        ids = [id or object_id(kind, raw) for id, raw in zip(found, raws, strict=True)]
         places = self._claim(kind, ids, pieces)
-        scratch.expects_new = bool(places)
+        if None in found:
+            scratch.expects_new = bool(places)
         if places:
             new = [New(kind, ids[place], pieces[place], lengths[place]) for place in places]
             if not copied or len(new) < len(raws):
                 whole = scratch.copy([raws[place] for place in places], pieces[0].dtype)
-            if not copied:
+            if not copied or any(found):
                 _check_unchanged(new, whole)
             self._encoder.encode(new, whole)
+        if self._remembered is not None:
+            for id, piece in zip(ids, pieces, strict=True):
+                self._remembered.note(id, piece)
         return ids
+
+    def _found(self, pieces: Sequence[Piece], raws: Sequence[memoryview], scratch: Buffers) -> list[bytes | None]:
+        """The ids of chunks that are what they were in the save before, whose bytes are still in memory."""
+        remembered = self._remembered
+        if remembered is None:
+            return [None] * len(raws)
+        return [remembered.id_of(piece, raw, scratch.coder.same) for piece, raw in zip(pieces, raws, strict=True)]
 
     def _claim(self, kind: Kind, ids: Sequence[bytes], pieces: Sequence[Piece]) -> list[int]:
         """Which of `ids` nobody has stored or is storing: they are the caller's to store now."""

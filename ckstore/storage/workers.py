@@ -36,7 +36,7 @@ class Workers:
 
         Must not be called from inside `work`.
         """
-        if self.count == 1:
+        if self.count == 1 and self._begin is None:  # else whoever calls is not in the background, or not for long
             for item in items:
                 work(item)
             return

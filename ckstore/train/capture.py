@@ -65,19 +65,26 @@ class Capture:
         if self.feed:
             state["data"] = self.feed.state(unfinished=unfinished)
         state["environment"] = self._environment
+        state |= self._besides(counters, flags)
+        before = self.feed.rng_before() if unfinished and rng is None else None
+        state["rng"] = rng or before or capture_rng()
+        return state
+
+    def watched(self, counters: Counters) -> dict[str, Any]:
+        """The state by component, without what stays as it is and the places in data. Changes nothing of them."""
+        return {**self.parts.parts, **self._besides(counters), "rng": capture_rng()}
+
+    def _besides(self, counters: Counters, flags: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What belongs to no part: gradients that wait, how far the run is, flags."""
         waiting, spent = capture_gradients(self.parts)
-        if waiting:
-            state["gradients"] = waiting
-        state["run"] = {
+        run = {
             "step": counters.step,
             "epoch": counters.epoch,
             "best": dict(counters.best),
             "flags": capture_flags(self.parts.modules) if flags is None else flags,
             "spent": spent,
         }
-        before = self.feed.rng_before() if unfinished and rng is None else None
-        state["rng"] = rng or before or capture_rng()
-        return state
+        return {"gradients": waiting, "run": run} if waiting else {"run": run}
 
     def wanted(self) -> list[str]:
         """The components to read from a commit."""

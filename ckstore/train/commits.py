@@ -10,6 +10,7 @@ from ckstore.checkpoint.store import CommitOptions, store
 from ckstore.errors import CkstoreError
 from ckstore.objects.commit import SERIES
 from ckstore.progress import SILENT
+from ckstore.storage.remembered import Remembered
 from ckstore.storage.workers import Workers
 from ckstore.torch.flatten import flatten
 from ckstore.torch.staging import Staging
@@ -63,6 +64,7 @@ class Committer:
         self._after = after
         self._staging = Staging()
         self._saver = Saver()
+        self._remembered = Remembered()
         self._workers = Workers(threads or background_threads(), background=True)
         self._sealed: dict[str, int] = {}
         self._warnings: list[str] = []
@@ -86,6 +88,7 @@ class Committer:
         """
         save = Save() if save is None else save
         drafts, series, counts = self._drafts(request)
+        self._remembered.forget()
         try:
             made = store(self._repository, drafts, request.options, SILENT, bare=request.bare, series=series)
         except BaseException as error:
@@ -105,15 +108,21 @@ class Committer:
         save = Save()
 
         def commit(snapshot: Snapshot) -> CommitResult:
-            made = store(
-                self._repository,
-                snapshot.drafts,
-                request.options,
-                SILENT,
-                bare=request.bare,
-                series=series,
-                workers=self._workers,
-            )
+            try:
+                made = store(
+                    self._repository,
+                    snapshot.drafts,
+                    request.options,
+                    SILENT,
+                    bare=request.bare,
+                    series=series,
+                    workers=self._workers,
+                    remembered=self._remembered,
+                )
+            except BaseException:
+                self._remembered.forget()
+                raise
+            self._remembered.turn()
             self._made(made, counts)
             return made
 
@@ -154,6 +163,7 @@ class Committer:
     def close(self) -> None:
         """Let go of threads and memory."""
         self._workers.close()
+        self._remembered.forget()
         self._staging = Staging()
 
     def _drafts(self, request: Request) -> tuple[dict[str, Draft], Draft | None, dict[str, int]]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
-def note_training(modules: Mapping[str, torch.nn.Module]) -> dict[torch.nn.Module, bool]:
-    """Which modules are training, of those that are."""
-    return {part: part.training for module in modules.values() if module.training for part in module.modules()}
+def note_training(modules: Iterable[list[torch.nn.Module]]) -> dict[torch.nn.Module, bool]:
+    """Which parts are training, of the modules that are; each is given with its parts, itself the first."""
+    return {part: part.training for parts in modules if parts[0].training for part in parts}
 
 
 def capture_flags(

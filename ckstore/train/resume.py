@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ckstore.checkpoint.refs import move_refs
 from ckstore.checkpoint.state import structure
 from ckstore.errors import Absent, Format, Integrity
+from ckstore.porcelain.repair import RepairOptions, repair
+from ckstore.progress import SILENT
 from ckstore.storage.record import HEADS, RefMove
 from ckstore.torch.unflatten import unflatten
 
@@ -23,11 +25,12 @@ REASON = "resume"
 
 @dataclass(frozen=True)
 class Skipped:
-    """A commit that a run could not go on from, and why."""
+    """A commit that a run could not go on from, and why. `damaged`: its bytes are not what they must be."""
 
     id: str
     step: int | None
     reason: str
+    damaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def find(
                 if entry.name in wanted
             }
         except (Integrity, Format, Absent) as error:
-            skipped.append(Skipped(id.hex(), commit.step, error.what))
+            skipped.append(Skipped(id.hex(), commit.step, error.what, not isinstance(error, Absent)))
             continue
         return Found(id, commit, states, tuple(skipped))
     told = "; ".join(f"{one.id[:12]}: {one.reason}" for one in skipped[:3])
@@ -103,11 +106,22 @@ def take_over(repository: Repository, branch: str, found: Found, now_ns: int) ->
         move_refs(repository, f"{REASON} {branch}", now_ns, [RefMove(HEADS + branch, tip, found.id)])
 
 
+def mend(repository: Repository, found: Found, now_ns: int) -> None:
+    """Repair the repository where a damaged commit was passed over.
+
+    A run that goes on exactly makes the same bytes again: they must not count as being there already. Raises as
+    `repair` does.
+    """
+    if any(one.damaged for one in found.skipped):
+        repair(repository, RepairOptions(now_ns), SILENT)
+
+
 def passed_over(found: Found) -> str:
     """What to tell of commits that were passed over."""
     told = "; ".join(f"{one.id[:12]} (step {one.step}): {one.reason}" for one in found.skipped[:3])
     number = len(found.skipped)
-    return f"going on from {found.id.hex()[:12]} (step {found.commit.step}), past {number} that cannot be read: {told}"
+    text = f"going on from {found.id.hex()[:12]} (step {found.commit.step}), past {number} that cannot be read: {told}"
+    return f"{text}; the repository is repaired first" if any(one.damaged for one in found.skipped) else text
 
 
 def changed(then: Any, now: Any, path: str = "") -> Iterator[str]:

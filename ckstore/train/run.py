@@ -20,7 +20,7 @@ from ckstore.train.occupied import occupy
 from ckstore.train.parts import Parts
 from ckstore.train.preemption import Signals
 from ckstore.train.recorder import Recorder
-from ckstore.train.resume import Resumed, find, line, passed_over, take_over
+from ckstore.train.resume import Resumed, find, line, mend, passed_over, take_over
 from ckstore.train.rng import capture_rng, restore_rng
 from ckstore.train.standing import Standing
 from ckstore.train.warned import warn
@@ -100,11 +100,18 @@ class Run:
         """Host memory that snapshots take: at most twice the state."""
         return self._recorder.committer.size_bytes
 
+    def captured(self) -> dict[str, Any]:
+        """What a commit would hold now of parts (as live objects), flags, gradients and generators; for test kits."""
+        return self._capture.watched(self._recorder.counters)
+
     def __enter__(self) -> Self:
         store = self._repository.store
         store.check_writable()
         parts = self._parts.parts
-        check_room(self._repository, [flatten(part, name, allow_pickle=True) for name, part in parts.items()])
+        check_room(
+            self._repository,
+            [flatten(part, name, allow_pickle=self._options.allow_pickle) for name, part in parts.items()],
+        )
         folder, self._lock = occupy(store.layout, self.branch)
         time_ns, _ = self._options.clock()
         tidy(folder)
@@ -129,6 +136,8 @@ class Run:
         try:
             with self._standing.inside():
                 self._finish(error)
+            if error is None and self._signals.asked and self._signals.stopping is not None:
+                self._signals.leave()
         except Exception as failure:
             if error is None:
                 raise
@@ -149,6 +158,9 @@ class Run:
         if self._signals.forced:
             return
         failure = self._waited()
+        if self._standing.after_epoch and error is None:
+            self._recorder.look(epoch_ended=True)
+            failure = self._waited() or failure
         wanted = self._options.at_end if error is None else self._options.save_on_exception
         if (
             wanted
@@ -180,8 +192,12 @@ class Run:
         """Go on where the newest commit of the branch that is whole stopped, or begin anew where there is none.
 
         Without `data` it returns how many steps are done. With a loader it yields what is left of the epoch as (step,
-        batch), steps counted from 1 over the whole run; called again, the next epoch. `from_` is a revision to go on
-        from instead: the branch is put there, which the reflog remembers. `strict=False` loads what fits and reports
+        batch), steps counted from 1 over the whole run; called again, the next epoch. What the loop does between two
+        epochs (an evaluation, a scheduler's step) belongs to the one before, whose commit is made when the next is
+        begun, or the run ends.
+
+        `from_` is a revision to go on from instead: the branch is put there, which the reflog remembers.
+        `strict=False` loads what fits and reports
         the rest in `resumed`. What cannot be read is passed over, with a warning. Raises `InvalidInput` where
         the state does not fit (nothing is touched then), `NoRevision`, `Integrity` where no commit can be read.
         """
@@ -216,8 +232,9 @@ class Run:
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Take in metrics of the step that is going on, or was done last. The next commit keeps the newest of each.
 
-        Logged after `step`, a metric that a `best` trigger waits for is committed with at once. Raises `InvalidInput`
-        for what is no number, and for a name that a rule of the run spells otherwise.
+        Logged after `step`, a metric that a `best` trigger waits for is committed with at once; after an epoch, when
+        the next batch is asked for. Raises `InvalidInput` for what is no number, and for a name that a rule of the run
+        spells otherwise.
         """
         self._check()
         between = self._standing.between
@@ -226,9 +243,10 @@ class Run:
             self._recorder.logged(values)
             if OBSERVERS:
                 tell("logged", self, values)
-            if between and not self._recorder.pace.wanted.isdisjoint(values):
+            settled = between and not self._standing.after_epoch
+            if settled and not self._recorder.pace.wanted.isdisjoint(values):
                 self._recorder.look(step_done=False)
-        if self._signals.asked and between:
+        if self._signals.asked and settled:
             self._honour()
 
     def commit(
@@ -275,7 +293,10 @@ class Run:
             restore_rng(rng)
 
     def _batches(self, position: Position) -> Iterator[tuple[int, Any]]:
+        if self._standing.after_epoch:
+            self._epoch_done()
         batches = position.rest()
+        modules = [list(module.modules()) for module in self._parts.modules.values()]  # once: a walk takes its time
         while True:
             self._standing.asked_for_batch()
             try:
@@ -286,14 +307,18 @@ class Run:
                 if self._signals.stopping is not None:  # it has ended the data's workers as well
                     self._honour()
                 raise
-            self._standing.got_batch(note_training(self._parts.modules))
+            self._standing.got_batch(note_training(modules))
             if OBSERVERS:
                 tell("batch", self, batch)
             yield self.steps + 1, batch
         self._check()
+        self._recorder.counters.epoch = position.epoch
+        self._standing.epoch_ended()
+
+    def _epoch_done(self) -> None:
+        """Do what is due after an epoch, now that what the loop does between two epochs is done too."""
+        self._standing.after_epoch = False
         with self._standing.inside():
-            self._recorder.counters.epoch = position.epoch
-            self._standing.epoch_ended()
             self._recorder.look(epoch_ended=True)
         if self._signals.asked:
             self._honour()
@@ -308,10 +333,11 @@ class Run:
         if found is None:
             return Resumed()
         counters, told = self._capture.restore(found, strict=strict)
-        take_over(repository, self.branch, found, now_ns)
-        self._recorder.resumed(counters, found.id.hex())
         if found.skipped:
             warn(passed_over(found))
+            mend(repository, found, now_ns)
+        take_over(repository, self.branch, found, now_ns)
+        self._recorder.resumed(counters, found.id.hex())
         return Resumed(found.id.hex(), counters.step, counters.epoch, found.skipped, **told)
 
     def _begin_anew(self) -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Standing:
     """Updated by the run's calls. `between`: a step is done, and the next batch has not been asked for.
 
-    `waiting`: it has been asked for. `handed_out`: a batch is being worked on. `stepping`: an optimizer is in the
-    middle of its step; `stepped`: one has taken it, and the run has not counted the step yet. `quiet` holds generators
-    and flags of before an evaluation, `training` which modules were training when the last batch was handed out.
+    `after_epoch`: the loop may be at work between two epochs: the next has not been asked for. `waiting`: the next
+    batch has. `handed_out`: a batch is being worked on. `stepping`: an optimizer is in the middle of its step;
+    `stepped`: one has taken it, and the run has not counted the step yet. `quiet` holds generators and flags of before
+    an evaluation, `training` which modules were training when the last batch was handed out.
     """
 
     def __init__(self) -> None:
-        self.between = self.waiting = self.handed_out = self.stepping = self.stepped = False
+        self.between = self.waiting = self.handed_out = self.stepping = self.stepped = self.after_epoch = False
         self.quiet: tuple[dict[str, Any], dict[str, Any]] | None = None
         self.training: dict[torch.nn.Module, bool] = {}
         self._inside = 0
@@ -45,7 +46,7 @@ class Standing:
 
     def epoch_ended(self) -> None:
         self.waiting = False
-        self.between = True
+        self.between = self.after_epoch = True
 
     def optimizer_begins(self) -> None:
         self.stepping = True
@@ -72,4 +73,5 @@ class Standing:
         """
         if self._inside or self.stepping or (self.waiting and not taking):
             return False
-        return (self.between and fed) or (self.quiet is not None and not self.stepped) or late
+        settled = self.between and fed and not self.after_epoch
+        return settled or (self.quiet is not None and not self.stepped) or late

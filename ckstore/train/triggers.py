@@ -266,7 +266,7 @@ def steps(count: int) -> Trigger:
 
 
 def epochs(count: int) -> Trigger:
-    """Commit at the end of every `count` epochs of the run's data. Raises `InvalidInput`."""
+    """Commit at the end of every `count` epochs of the run's data, when the next is begun. Raises `InvalidInput`."""
     return Epochs(_count("epochs", count))
 
 

@@ -100,8 +100,8 @@ def test_what_versions_do_not_see_tears(write: Callable[[torch.Tensor], None]) -
 
 
 @pytest.mark.parametrize("first", range(0, 64, 9))
-def test_a_write_of_half_a_stretch_is_found(first: int) -> None:
-    """A sample is one block in 64, another one each time: 64 snapshots find a write to one block."""
+def test_a_write_to_one_block_is_found_in_time(first: int) -> None:
+    """A sample is one block in 64, another one each time: of 64 snapshots one finds a write to one block."""
     weight = torch.zeros(64 * 4096, dtype=torch.uint8)
     staging = Staging()
     found = 0
@@ -274,7 +274,7 @@ def test_nothing_of_the_state_is_held_on_to(repo: ckstore.Repo) -> None:
         run.commit(extra={"extra": {"it": extra}}).result()
         run.wait()
         small.step(batch)
-        seen = weakref.ref(extra), weakref.ref(small.model[2].weight.grad)
+        seen = weakref.ref(extra), weakref.ref(small.large.grad)
         del extra
         small.optimizer.zero_grad()
         gc.collect()

@@ -257,27 +257,33 @@ def test_a_metric_by_nearly_that_name(near: str, repo: ckstore.Repo) -> None:
 
 def test_a_metric_that_nobody_logs(repo: ckstore.Repo) -> None:
     small, run = run_of(repo, ckstore.steps(2), keep=ckstore.keep(last=1, best=1, metric="val/loss", mode="min"))
-    with run, pytest.warns(CkstoreWarning, match="'val/loss', which nobody has logged") as told:
+    with run:
         run.resume()
-        train(run, small, 5)
+        with pytest.warns(CkstoreWarning, match="'val/loss', which nobody has logged") as told:
+            train(run, small, 5)
     assert len(told) == 1
     assert told[0].filename.endswith("trainings.py")
 
 
 def test_nan_is_kept_and_said_once(repo: ckstore.Repo) -> None:
     small, run = run_of(repo, ckstore.best("val/loss", "min") | ckstore.at(2))
-    with run, pytest.warns(CkstoreWarning, match=r"'val/loss' is NaN at step 1.*resume\(from_=") as told:
-        for _, batch in run.resume(small.loader):
-            run.log({"val/loss": NAN, "other": INF})
-            small.step(batch)
-            run.step()
+
+    def training() -> None:
+        with run:
+            for _, batch in run.resume(small.loader):
+                run.log({"val/loss": NAN, "other": INF})
+                small.step(batch)
+                run.step()
+
+    with pytest.warns(CkstoreWarning, match=r"'val/loss' is NaN at step 1.*resume\(from_=") as told:
+        training()
     assert len(told) == 1
     assert steps_of(repo, "run") == [2]
     assert str(repo["run"].info.metrics["val/loss"]) == "nan"
     assert repo["run"].info.metrics["other"] == INF
 
 
-@pytest.mark.parametrize("value", ["3", None, [1.0, 2.0], b"1", object()], ids=repr)
+@pytest.mark.parametrize("value", ["3", None, [1.0, 2.0], b"1", object()], ids=lambda one: type(one).__name__)
 def test_what_is_no_number(value: object, repo: ckstore.Repo) -> None:
     """Nothing of such a call is taken in."""
     _, run = run_of(repo, None)

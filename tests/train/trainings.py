@@ -35,6 +35,11 @@ class Small:
         self.loader = DataLoader(data, batch_size=4, shuffle=True)
         self.loss = 0.0
 
+    @property
+    def large(self) -> torch.nn.Parameter:
+        """The weight of `width ** 2` numbers."""
+        return self.model[2].get_parameter("weight")
+
     def step(self, batch: Any) -> float:
         self.model.train()
         self.optimizer.zero_grad()

@@ -187,9 +187,9 @@ def test_a_dry_run_sends_nothing_and_moves_nothing(mine: ckstore.Repo, users: Us
     other = users.clone(tmp_path / "store", "other")
     mine.commit(state(3), step=3)
     mine.push()
-    before = files(tmp_path / "store"), refs(other)
+    there, here = files(tmp_path / "store"), refs(other)
     said_pull = other.pull(dry_run=True).fetched
-    assert (files(tmp_path / "store"), refs(other)) == before
+    assert (files(tmp_path / "store"), refs(other)) == (there, here)
     assert other["origin/main"].info.step == 2
     done_pull = other.pull().fetched
     assert (said_pull.moves, said_pull.commits, said_pull.objects, said_pull.stored_bytes) == (
@@ -292,7 +292,7 @@ def test_only_the_newest(mine: ckstore.Repo, users: Users, tmp_path: Path) -> No
     part.commit(state(5), step=5)
     part.push()
     assert mine.pull().fetched.holes == 0  # what is absent there is here
-    assert objects_of(mine) == objects_of(mine)
+    assert mine.verify(read_data=True).ok
     with pytest.raises(InvalidInput, match="depth"):
         users.clone(tmp_path / "store", "none", depth=0)
 
@@ -568,3 +568,17 @@ def test_gc_of_a_remote(mine: ckstore.Repo, users: Users, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="span"):
         mine.gc_remote(grace="soon")
     assert os.listdir(tmp_path / "store/packs")
+
+
+def test_undo_leaves_what_follows_a_remote_alone(mine: ckstore.Repo, users: Users, tmp_path: Path) -> None:
+    mine.add_remote("origin", tmp_path / "store")
+    mine.push()
+    tip, before = mine["HEAD"].id, mine["HEAD~1"].id
+    assert [move.new for move in mine.undo().moves] == [before]
+    assert mine["origin/main"].id == tip
+    part = users.clone(tmp_path / "store", "part", only="model")
+    made = part.commit(state(5), step=5)
+    part.fetch(fill=True)
+    assert [move.old for move in part.undo().moves] == [made.id]
+    with pytest.raises(InvalidInput, match="fetch"):
+        part.undo(2)

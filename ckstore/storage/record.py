@@ -25,6 +25,9 @@ TAGS = "tags/"
 PINS = "pins/"
 REMOTES = "remotes/"
 
+FETCH = "fetch"
+"""The reason of records that bring what a remote has."""
+
 NOT_FETCHED = "not fetched"
 SHALLOW = "shallow"
 """Reasons of holes: what was left out of a fetch, by component and by age."""

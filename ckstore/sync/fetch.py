@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound, nearest
 from ckstore.progress import SILENT
-from ckstore.storage.record import HEADS, NOT_FETCHED, REMOTES, SHALLOW, TAGS, Hole, Record, RefMove
+from ckstore.storage.record import FETCH, HEADS, NOT_FETCHED, REMOTES, SHALLOW, TAGS, Hole, Record, RefMove
 from ckstore.sync.histories import ancestors_here
 from ckstore.sync.needs import Need, add_tree, needs_of
 from ckstore.sync.reader import RemoteReader
 from ckstore.sync.survey import survey
-from ckstore.sync.transfer import REASON, Transfer
+from ckstore.sync.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -211,7 +211,7 @@ class _Fetch:
         record = None
         if moves:
             with self._local.incoming() as incoming:
-                said = Record(self._request.time_ns, REASON, refs=tuple(moves), holes=tuple(holes))
+                said = Record(self._request.time_ns, FETCH, refs=tuple(moves), holes=tuple(holes))
                 record = incoming.publish(said, check)
         self._survey.note()
         return record

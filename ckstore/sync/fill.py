@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ckstore.errors import Absent, Conflict
 from ckstore.progress import SILENT
-from ckstore.storage.record import Filled, Record
+from ckstore.storage.record import FETCH, Filled, Record
 from ckstore.sync.needs import Need, add_tree
 from ckstore.sync.reader import RemoteReader
 from ckstore.sync.survey import survey
-from ckstore.sync.transfer import REASON, Transfer
+from ckstore.sync.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,5 +62,5 @@ def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress 
             raise Conflict("gc has taken what was fetched", hint="try again")
 
     with local.incoming() as incoming:
-        incoming.publish(Record(request.time_ns, REASON, filled=tuple(filled)), check)
+        incoming.publish(Record(request.time_ns, FETCH, filled=tuple(filled)), check)
     return transfer.stored_bytes

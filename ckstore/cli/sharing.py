@@ -287,14 +287,17 @@ def _fetched(result: FetchResult, *, dry_run: bool) -> list[str]:
     source = f"{printable(result.remote)} ({printable(result.url)})"
     if not (result.moves or result.filled):
         return [f"{source} has nothing new."]
-    lines = [f"{'Would bring from' if dry_run else 'From'} {source}:", *map(_update, result.moves)]
+    colon = ":" if result.moves else ""
+    lines = [f"{'Would bring from' if dry_run else 'From'} {source}{colon}", *map(_update, result.moves)]
     return [*lines, *_brought(result, dry_run=dry_run)]
 
 
 def _brought(result: FetchResult, *, dry_run: bool) -> list[str]:
     came = f"{count(result.commits, 'commit')}, {count(result.objects, 'object')}, {size(result.stored_bytes)}"
     requests = count(result.requests, "request")
-    lines = [f"Would bring {came}: {requests}." if dry_run else f"Brought {came}; {requests}."]
+    lines = []
+    if result.commits or not result.filled:
+        lines.append(f"Would bring {came}: {requests}." if dry_run else f"Brought {came}; {requests}.")
     if result.filled:
         verb = "Would fill" if dry_run else "Filled"
         lines.append(f"{verb} {count(result.filled, 'component')} of commits, {size(result.filled_bytes)}.")

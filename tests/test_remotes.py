@@ -572,6 +572,7 @@ def test_gc_of_a_remote(mine: ckstore.Repo, users: Users, tmp_path: Path) -> Non
 
 def test_undo_leaves_what_follows_a_remote_alone(mine: ckstore.Repo, users: Users, tmp_path: Path) -> None:
     mine.add_remote("origin", tmp_path / "store")
+    mine.commit(state(3), step=3)
     mine.push()
     tip, before = mine["HEAD"].id, mine["HEAD~1"].id
     assert [move.new for move in mine.undo().moves] == [before]

@@ -13,7 +13,7 @@ from ckstore.errors import InvalidInput, NotFound
 from ckstore.graph.history import apart
 from ckstore.progress import SILENT
 from ckstore.remote.connect import full_url
-from ckstore.remote.probe import Finding, Probe, probe
+from ckstore.remote.probe import ProbeFinding, Probe, probe
 from ckstore.setting import JOBS, LIMIT_RATE, REMOTES, TIMEOUT, parse_value
 from ckstore.settings_file import change_settings
 from ckstore.storage.layout import FOLDER
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddRemoteOptions",
-    "Finding",
+    "ProbeFinding",
     "Listening",
     "Manner",
     "Pruned",
@@ -109,7 +109,7 @@ class RemoteReport:
     can_pull: bool
     can_push: bool
     can_gc: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[ProbeFinding, ...]
     ahead_ns: int | None
 
 

@@ -583,3 +583,27 @@ def test_undo_leaves_what_follows_a_remote_alone(mine: ckstore.Repo, users: User
     assert [move.old for move in part.undo().moves] == [made.id]
     with pytest.raises(InvalidInput, match="fetch"):
         part.undo(2)
+
+
+def test_what_has_been_put_back_or_mixed_is_taken_only_when_asked(
+    mine: ckstore.Repo, users: Users, tmp_path: Path
+) -> None:
+    mine.add_remote("origin", tmp_path / "store")
+    mine.push()
+    old = (tmp_path / "store/root").read_bytes()
+    made = mine.commit(state(3), step=3)
+    mine.push()
+    (tmp_path / "store/root").write_bytes(old)
+    for call in (mine.push, mine.fetch, mine.pull):
+        with pytest.raises(Integrity, match="older than when it was last seen") as raised:
+            call()
+        assert _exit_code(raised.value) == 1
+    assert mine.push(accept_older=True).moves[0].new == made.id
+    stranger = users.open("stranger")
+    own = stranger.commit({"x": 1}, branch="own")
+    stranger.add_remote("origin", tmp_path / "store")
+    with pytest.raises(RemoteFailed, match="holds another repository"):
+        stranger.push(refs="own")
+    assert stranger.push(refs="own", foreign=True).moves[0].new == own.id
+    assert mine.pull(branches="own").branches[0].new == own.id
+    assert mine.verify(read_data=True).ok

@@ -97,6 +97,8 @@ class Sharing:
         force: bool = False,
         fill: bool = False,
         dry_run: bool = False,
+        foreign: bool = False,
+        accept_older: bool = False,
         jobs: int | None = None,
         limit_rate: str | None = None,
         timeout: str | None = None,
@@ -106,7 +108,8 @@ class Sharing:
 
         `refs` are branches or tags by name (none: the current branch); `all` means every one, `tags` every tag as
         well, and `delete` that they go there. `force` moves a branch to what does not descend from where it is.
-        `fill` sends what is absent there of older commits too. With `dry_run` nothing is sent. Raises `Conflict` where
+        `fill` sends what is absent there of older commits too. With `dry_run` nothing is sent. `foreign` goes on where
+        the place holds another repository, `accept_older` where it has been put back. Raises `Conflict` where
         a branch there has moved on, `NotFound`, `NoRevision`, `Auth`, `RemoteFailed`; nothing has changed there then,
         and the next push goes on where this one was.
         """
@@ -122,6 +125,8 @@ class Sharing:
             force=force,
             fill=fill,
             dry_run=dry_run,
+            foreign=foreign,
+            older=accept_older,
             manner=_manner(jobs, limit_rate, timeout),
         )
         return push(self._repository, options, SILENT if progress is None else progress)
@@ -137,6 +142,8 @@ class Sharing:
         fill: bool = False,
         prune: bool = False,
         dry_run: bool = False,
+        foreign: bool = False,
+        accept_older: bool = False,
         jobs: int | None = None,
         limit_rate: str | None = None,
         timeout: str | None = None,
@@ -146,13 +153,15 @@ class Sharing:
 
         `branches` by name (none: all, and all tags). Of new commits only the components `only`, the data of the newest
         `depth` of each branch, or with `metadata` none; the rest raises `Absent` when it is loaded. `fill` brings what
-        is absent here so far. `prune` forgets branches that are gone there. Raises `NotFound`, `Auth`, `RemoteFailed`,
+        is absent here so far. `prune` forgets branches that are gone there. The rest as for `push`. Raises `NotFound`, `Auth`, `RemoteFailed`,
         `Integrity` for what is damaged there; no ref has moved then.
         """
         from ckstore.porcelain.fetch import fetch
 
         manner = _manner(jobs, limit_rate, timeout)
-        options = _fetching(manner, remote, branches, only, depth, metadata, fill, prune, dry_run)
+        options = _fetching(
+            manner, remote, branches, only, depth, metadata, fill, prune, dry_run, foreign, accept_older
+        )
         return fetch(self._repository, options, SILENT if progress is None else progress)
 
     def pull(
@@ -167,6 +176,8 @@ class Sharing:
         metadata: bool = False,
         fill: bool = False,
         dry_run: bool = False,
+        foreign: bool = False,
+        accept_older: bool = False,
         jobs: int | None = None,
         limit_rate: str | None = None,
         timeout: str | None = None,
@@ -180,7 +191,9 @@ class Sharing:
         from ckstore.porcelain.pull import PullOptions, pull
 
         manner = _manner(jobs, limit_rate, timeout)
-        options = _fetching(manner, remote, branches, only, depth, metadata, fill, False, dry_run)
+        options = _fetching(
+            manner, remote, branches, only, depth, metadata, fill, False, dry_run, foreign, accept_older
+        )
         return pull(self._repository, PullOptions(options, all, force), SILENT if progress is None else progress)
 
 
@@ -230,11 +243,13 @@ def _fetching(
     fill: bool = False,
     prune: bool = False,
     dry_run: bool = False,
+    foreign: bool = False,
+    older: bool = False,
 ) -> FetchOptions:
     from ckstore.porcelain.fetch import FetchOptions
 
     names = _names(branches), _names(only)
-    return FetchOptions(now()[0], remote, *names, depth, metadata, fill, prune, dry_run, manner=manner)
+    return FetchOptions(now()[0], remote, *names, depth, metadata, fill, prune, dry_run, foreign, older, manner)
 
 
 def _manner(jobs: int | None, limit_rate: str | None, timeout: str | None) -> Manner:

@@ -209,6 +209,8 @@ def _apart(one: RemoteBranch) -> str:
 
 def _freed(result: Pruned, grace_ns: int, *, dry_run: bool) -> list[str]:
     would = "Would delete" if dry_run else "Deleted"
+    if not (result.deleted or result.condemned or result.waiting or result.left_bytes):
+        return ["Nothing to remove: all of it is needed."]
     lines = [f"{would} {count(result.deleted, 'file')}, {size(result.deleted_bytes)}."]
     if result.condemned:
         found = "Would note" if dry_run else "Noted"

@@ -304,7 +304,7 @@ def _brought(result: FetchResult, *, dry_run: bool) -> list[str]:
     if result.holes:
         lines.append(
             f"{count(result.holes, 'component')} of commits stay absent here: "
-            f"`ckstore fetch {printable(result.remote)} --fill` brings them."
+            f"`ckstore fetch {printable(result.remote)} --fill` brings what is there."
         )
     return lines
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckstore.checkpoint.refs import move_refs
-from ckstore.errors import Conflict, InvalidInput, NoRevision, NotFound, nearest
+from ckstore.errors import CkstoreError, Conflict, InvalidInput, NoRevision, NotFound, nearest
 from ckstore.progress import SILENT
 from ckstore.storage.record import HEAD, HEADS, REMOTES, TAGS, RefMove
 from ckstore.sync import push as engine
@@ -185,9 +184,13 @@ def _follow(repository: Repository, remote: RemoteInfo, refs: Mapping[str, bytes
             followed = f"{REMOTES}{remote.name}/{name.removeprefix(HEADS)}"
             if name.startswith(HEADS) and targets.get(followed) != new:
                 moves.append(RefMove(followed, targets.get(followed), new))
-        with suppress(Conflict):
+        try:
             move_refs(repository, "push", now_ns, moves)
-            return
+        except Conflict:
+            continue
+        except CkstoreError:
+            pass
+        return
 
 
 def _pause(tries: int) -> None:

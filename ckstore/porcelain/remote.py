@@ -13,7 +13,7 @@ from ckstore.errors import InvalidInput, NotFound
 from ckstore.graph.history import apart
 from ckstore.progress import SILENT
 from ckstore.remote.connect import full_url
-from ckstore.remote.probe import ProbeFinding, Probe, probe
+from ckstore.remote.probe import Probe, ProbeFinding, probe
 from ckstore.setting import JOBS, LIMIT_RATE, REMOTES, TIMEOUT, parse_value
 from ckstore.settings_file import change_settings
 from ckstore.storage.layout import FOLDER
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddRemoteOptions",
-    "ProbeFinding",
     "Listening",
     "Manner",
+    "ProbeFinding",
     "Pruned",
     "RemoteAdded",
     "RemoteBranch",

@@ -153,8 +153,8 @@ class Sharing:
 
         `branches` by name (none: all, and all tags). Of new commits only the components `only`, the data of the newest
         `depth` of each branch, or with `metadata` none; the rest raises `Absent` when it is loaded. `fill` brings what
-        is absent here so far. `prune` forgets branches that are gone there. The rest as for `push`. Raises `NotFound`, `Auth`, `RemoteFailed`,
-        `Integrity` for what is damaged there; no ref has moved then.
+        is absent here so far. `prune` forgets branches that are gone there. The rest as for `push`. Raises `NotFound`,
+        `Auth`, `RemoteFailed`, `Integrity` for what is damaged there; no ref has moved then.
         """
         from ckstore.porcelain.fetch import fetch
 

@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "open": "ckstore.api.repo",
+    "clone": "ckstore.api.sharing",
     "keep": "ckstore.graph.policy",
     "Policy": "ckstore.graph.policy",
     "Repo": "ckstore.api.repo",
@@ -92,6 +93,7 @@ __all__ = [
     "at",
     "best",
     "capture_rng",
+    "clone",
     "epochs",
     "keep",
     "minutes",
@@ -105,6 +107,7 @@ __all__ = [
 if TYPE_CHECKING:
     from ckstore.api.checkpoint import Checkpoint
     from ckstore.api.repo import Repo, open  # noqa: A004
+    from ckstore.api.sharing import clone
     from ckstore.checkpoint.store import CommitResult
     from ckstore.errors import (
         Auth,

@@ -15,6 +15,7 @@ from ckstore.errors import InvalidInput, nearest
 from ckstore.setting import (
     KEEP,
     METRICS,
+    REMOTES,
     SETTINGS,
     TABLES,
     checked,
@@ -148,6 +149,21 @@ class Config:
     def grace_ns(self) -> int:
         """How long what no policy keeps stays on the disk, in nanoseconds. Raises `InvalidInput`."""
         return parse_span(_text(self.find("retention.grace")) or "") or 0
+
+    @property
+    def remotes(self) -> dict[str, str]:
+        """The URLs of remotes by name, in order. Raises `InvalidInput` where one of them is wrong."""
+        prefix = f"{REMOTES}."
+        for layer in self.layers:
+            for problem in layer.problems:
+                if problem.name == REMOTES or problem.name.startswith(prefix):
+                    raise problem.error()
+        named = {name for layer in self.layers for name in layer.values if name.startswith(prefix)}
+        return {name.removeprefix(prefix): _text(self.find(name)) or "" for name in sorted(named)}
+
+    def text(self, name: str) -> str | None:
+        """The text of any setting that is one; None where it is not set. Raises `InvalidInput`."""
+        return _text(self.find(name))
 
     def names(self) -> list[str]:
         """Every setting; one that stands for many by those of them that some layer sets, if there are any."""

@@ -15,7 +15,13 @@ Value = str | tuple[str, ...]
 MODES = ("min", "max")
 METRICS = "metrics"
 KEEP = "keep"
+REMOTES = "remotes"
+JOBS = "jobs"
+LIMIT_RATE = "limit_rate"
+TIMEOUT = "timeout"
 _SHOWN = 60
+_SECRET = re.compile(r"(?<=://)[^/@]*@")
+_SIZE = r"\d{1,20}(?:\.\d{1,9})? ?(?:[kKMGTP]i?)?B?"
 _POLICY = r"[^\S\n]*[^\s,].*"
 
 
@@ -94,6 +100,46 @@ SETTINGS = (
         example="7d, 36h or 30m (s m h d w)",
         shape=SPAN,
     ),
+    Setting(
+        f"{REMOTES}.<name>",
+        "text",
+        None,
+        "the URL of this remote; credentials come from the cloud's own chain",
+        noun="URL without a password",
+        example="s3://bucket/prefix, or a path",
+        shape=r"(?!.*://[^/]*@)\S.*",
+        instance="origin",
+    ),
+    Setting(
+        f"{JOBS}.<remote>",
+        "text",
+        None,
+        "how many transfers to or from this remote run at once; 4 if not set",
+        noun="number of transfers",
+        example="8",
+        shape=r"[1-9]\d{0,2}",
+        instance="origin",
+    ),
+    Setting(
+        f"{LIMIT_RATE}.<remote>",
+        "text",
+        None,
+        "how many bytes a second go to and from this remote at most",
+        noun="rate",
+        example="50M, or 500k: bytes a second",
+        shape=_SIZE,
+        instance="origin",
+    ),
+    Setting(
+        f"{TIMEOUT}.<remote>",
+        "text",
+        None,
+        "how long a transfer with this remote may stand still; 60s if not set",
+        noun="span of time",
+        example="30s, or 2m",
+        shape=SPAN,
+        instance="origin",
+    ),
 )
 
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -120,7 +166,7 @@ def parse_value(name: str, text: str) -> Value:
     setting = setting_named(name)
     value = checked(setting, items(text) if setting.kind == "list" else text)
     if value is None:
-        raise InvalidInput(f"{text!r} is no {setting.noun}", hint=choice(setting))
+        raise InvalidInput(f"{shown(text)} is no {setting.noun}", hint=choice(setting))
     return value
 
 
@@ -152,8 +198,8 @@ def items(text: str) -> list[str]:
 
 
 def shown(said: object) -> str:
-    """A value in a message, cut where it is long."""
-    text = repr(said)
+    """A value in a message, without the password of a URL, cut where it is long."""
+    text = _SECRET.sub("...@", repr(said))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
@@ -167,4 +213,5 @@ def choice(setting: Setting) -> str:
 def near_names(name: str) -> str:
     """What to say of a name that is none."""
     names = [setting.name for setting in SETTINGS]
-    return nearest(name, names) or f"known are {', '.join(names)}"
+    near = [one for one in names if split(one)[0] == split(name)[0]]
+    return nearest(name, near) or nearest(name, names) or f"known are {', '.join(names)}"

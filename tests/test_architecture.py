@@ -37,6 +37,7 @@ FLOORS: dict[str, int] = {
     "repository": 3,
     "torch": 3,
     "files": 3,
+    "settings_file": 4,
     "checkpoint": 4,
     "sync": 4,
     "porcelain": 5,

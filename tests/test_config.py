@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ckstore.setting import Value
 
+MANY = ("metrics.", "keep.", "remotes.", "jobs.", "limit_rate.", "timeout.")
 WRONG = [
     ("[storage]\npreset = 3", "storage.preset", "sets storage.preset to 3, which is no preset"),
     ("[storage]\npreset = 'fats'", "storage.preset", "sets storage.preset to 'fats', which is no preset"),
@@ -54,6 +55,11 @@ WRONG = [
     ("[commit]\nauthor = ['a']", "commit.author", "which is no text"),
     ("[metrics]\nloss = 'least'", "metrics.loss", "sets metrics.loss to 'least', which is no mode"),
     ("[metrics]\nval.loss = 'min'", "metrics.val.loss", "sets metrics.val to {'loss': 'min'}, which is no mode"),
+    ("[jobs]\norigin = '0'", "jobs.origin", "sets jobs.origin to '0', which is no number of transfers"),
+    ("[jobs]\norigin = 4", "jobs.origin", "sets jobs.origin to 4, which is no number of transfers"),
+    ("[limit_rate]\norigin = 'fast'", "limit_rate.origin", "which is no rate"),
+    ("[timeout]\norigin = '30'", "timeout.origin", "which is no span of time"),
+    ("[remotes]\no = 's3://me:secret@b'", "remotes.o", "sets remotes.o to 's3://...@b', which is no URL"),
     ("[list]\ncolumns = 'id'", "list.columns", "which is no list of texts"),
     ("[list]\ncolumns = [1]", "list.columns", "which is no list of texts"),
     ("[retention]\nkeep = ['last=3']", "retention.keep", "which is no policy"),
@@ -322,6 +328,10 @@ def need(repo: ckstore.Repo, name: str) -> None:
         _ = repo._repository.config.grace_ns
     elif name.startswith(("retention.", "keep.")):
         _ = repo._repository.config.policy_text(name.removeprefix("keep."))
+    elif name.startswith("remotes."):
+        _ = repo.remotes
+    elif name.startswith(("jobs.", "limit_rate.", "timeout.")):
+        _ = repo._repository.config.text(name)
     else:
         repo.commit({"step": 2})
 
@@ -340,7 +350,7 @@ def test_what_is_wrong_stops_only_who_needs_it(tmp_path: Path, text: str, name: 
             need(repo, name)
         assert what in caught.value.what
         broken = [one.name for one in list_settings(repo._repository.config).settings if one.problem]
-        assert name in broken or name.startswith(("metrics.", "keep."))
+        assert name in broken or name.startswith(MANY)
     nearer: dict[str, Value] = {"storage.preset": "fast", "commit.author": "me", "list.columns": ("id",)}
     with open_repository(tmp_path, tmp_path, layers=[flags(nearer, "the call")]) as repository:
         assert repository.preset.name == "fast"
@@ -397,6 +407,7 @@ def test_listing_and_getting(tmp_path: Path) -> None:
     assert list(rows) == [
         *("storage.preset", "commit.author", "metrics.acc", "metrics.val/loss", "list.columns"),
         *("retention.keep", "keep.<branch>", "retention.grace"),
+        *("remotes.<name>", "jobs.<remote>", "limit_rate.<remote>", "timeout.<remote>"),
     ]
     assert rows["metrics.val/loss"] == ("min", "p")
     assert rows["list.columns"] == (("id", "acc"), "u")

@@ -100,6 +100,31 @@ ckstore -C runs gc --keep-last 0
 ckstore -C runs gc --keep-best 1:los:min
 ckstore -C runs gc --keep-last 1 --repack --grace 0
 ckstore -C runs du
+ckstore -C runs remote list
+ckstore -C runs push
+ckstore -C runs remote add origin store --no-test
+ckstore -C runs remote add origin elsewhere
+ckstore -C runs remote add backup nowhere/at/all
+ckstore -C runs remote add cloud s3://me:secret@bucket
+ckstore -C runs remote list
+ckstore -C runs push --dry-run
+ckstore -C runs push --all
+ckstore -C runs push
+ckstore -C runs push orgin
+ckstore clone store laptop --only model
+ckstore clone store laptop
+ckstore -C laptop commit second.pt -m "on the laptop" --branch folders
+ckstore -C laptop push origin folders
+ckstore -C laptop status
+ckstore -C runs fetch
+ckstore -C runs commit first.pt -m "here meanwhile" --branch folders
+ckstore -C runs pull origin folders
+ckstore -C runs push origin folders
+ckstore -C runs pull origin folders --force
+ckstore -C runs pull
+ckstore -C runs remote show
+ckstore -C runs remote gc --dry-run
+ckstore -C runs remote remove origin
 ckstore -C runs migrate
 ckstore completion tcsh
 ckstore --version

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 from ckstore.api.checkpoint import Checkpoint
 from ckstore.api.environment import default_author, default_cache, now, settings_layers
 from ckstore.api.keeping import progress_option
-from ckstore.api.syncing import Syncing
+from ckstore.api.sharing import Sharing
 from ckstore.api.training import Said, Training
 from ckstore.checkpoint.store import CommitOptions
 from ckstore.config import flags
@@ -89,7 +89,7 @@ def open(
     return Repo(opened)
 
 
-class Repo(Training, Syncing):
+class Repo(Training, Sharing):
     """An open repository: `commit` checkpoints, index it by revision to read them. A context manager.
 
     Safe to use from many threads, and in forked children.

@@ -75,6 +75,8 @@ class Training(Keeping):
         preset: str | None = None,
         author: str | None = None,
         allow_pickle: bool = False,
+        push: str | None = None,
+        push_patience_s: float = 60.0,
         **parts: object,
     ) -> Run:
         """A training run, whose branch is `name`: a context manager that commits and resumes everything it is given.
@@ -89,14 +91,20 @@ class Training(Keeping):
         is due while one is under way is skipped (`skip`) or waits (`wait`). `overlap=False` copies the whole state
         before the next step begins. `at_end` commits when the body ends, `save_on_exception` also when it fails.
         SIGTERM and Ctrl-C commit and end the process, SIGUSR1 commits; one that comes within a step waits for its end,
-        `patience_s` at most. `threads` work in the background (default: a quarter of the cores, 4 at most). Raises
-        `InvalidInput` for what cannot be kept, before anything is trained; entering it raises `Locked` where the run is
-        going on elsewhere.
+        `patience_s` at most. `threads` work in the background (default: a quarter of the cores, 4 at most). `push`
+        names the remote that each commit is pushed to in the background: what goes wrong there is a `CkstoreWarning`,
+        and the next commit tries again; the end of the run waits `push_patience_s` for the last. Raises `InvalidInput`
+        for what cannot be kept and `NotFound` for an unknown remote, before anything is trained; entering it raises
+        `Locked` where the run is going on elsewhere.
         """
         from ckstore.graph.policy_text import parse
         from ckstore.train.options import RunOptions
         from ckstore.train.run import Run  # torch
 
+        if push is not None:
+            from ckstore.sync.remotes import remote_named
+
+            remote_named(self._repository, push)  # an unknown one is said before anything is trained
         options = RunOptions(
             name=name,
             clock=now,
@@ -113,6 +121,8 @@ class Training(Keeping):
             threads=threads,
             preset=preset,
             allow_pickle=allow_pickle,
+            push=push,
+            push_patience_s=push_patience_s,
         )
         named = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema, **parts}
         return Run(self._repository, options, named, data, config)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ckstore.digest import Kind, object_id
 from ckstore.errors import Absent
 from ckstore.objects.encoding import encode
+from ckstore.storage.record import NOT_FETCHED, REMOTES, SHALLOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,14 +29,24 @@ def check_present(repository: Repository, commit: Commit, component: str) -> Non
     """Raise `Absent` where the data of a component is known not to be here."""
     reason = absent(repository, commit).get(component)
     if reason is not None:
-        raise absence(component, reason)
+        raise absence(component, reason, followed(repository))
 
 
-def absence(component: str, reason: str) -> Absent:
-    """The error for a component that is not here."""
+def followed(repository: Repository) -> str | None:
+    """The remote that may have what is absent here: origin, or another one that has been fetched from or pushed to."""
+    refs = repository.commits().named(REMOTES)
+    names = sorted({name.partition("/")[0] for name in refs})
+    return "origin" if "origin" in names else next(iter(names), None)
+
+
+def absence(component: str, reason: str, remote: str | None = None) -> Absent:
+    """The error for a component that is not here; `remote` may have it."""
     what = "the commit's files are" if component.startswith("@") else f"the component {component!r} of the commit is"
+    never = reason in (NOT_FETCHED, SHALLOW)
+    hint = "`ckstore log` marks such commits; `ckstore undo` brings back what gc took while its grace lasts"
     if reason == LOST:
         hint = "committing the same data again stores it anew; then `ckstore repair` finds it for this commit too"
-    else:
-        hint = "`ckstore log` marks such commits; `ckstore undo` brings back what gc took while its grace lasts"
-    return Absent(f"{what} not here any more: {reason}", hint=hint)
+    if remote is not None:
+        filling = f"`ckstore fetch {remote} --fill` brings it"
+        hint = filling if never else f"{filling} if it is there; or {hint}"
+    return Absent(f"{what} not here{'' if never else ' any more'}: {reason}", hint=hint)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
-from ckstore.checkpoint.absent import absence, absent, check_present
+from ckstore.checkpoint.absent import absence, absent, check_present, followed
 from ckstore.checkpoint.targets import check_folder, check_free, check_inside
 from ckstore.errors import Format
 from ckstore.files.assemble import assemble
@@ -113,7 +113,7 @@ def plan_files(
     """
     for component in {component for name in names for component in found.files[name].components}:
         if component in found.gone:
-            raise absence(component, found.gone[component])
+            raise absence(component, found.gone[component], followed(found.repository))
     if as_file and not output.is_dir():
         check_free(output, force=force)
         return Targets({names[0]: output}, {}, {})

@@ -20,3 +20,16 @@ def revisions(context: typer.Context, incomplete: str) -> list[str]:
     except CkstoreError:
         return []
     return [name for name in names if name.startswith(incomplete)]
+
+
+def remotes(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of remotes that begin so; nothing where there is no repository."""
+    from ckstore.cli.context import Settings
+    from ckstore.errors import CkstoreError
+
+    root = context.find_root()
+    try:
+        with Settings(Path(root.params.get("repo") or ".")).open() as repository:
+            return [name for name in repository.config.remotes if name.startswith(incomplete)]
+    except CkstoreError:
+        return []

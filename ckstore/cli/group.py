@@ -62,6 +62,21 @@ TASKS: dict[str, tuple[Listed, ...]] = {
         Listed("reflog", "moving:reflog", "Show how branches, tags and HEAD moved."),
         Listed("undo", "moving:undo", "Take back the last move of a branch, tag or HEAD, or what gc dropped."),
     ),
+    "share them": (
+        Listed("remote", "remotes:remote", "Add, list, test and remove the places that are pushed to and pulled from."),
+        Listed("push", "sharing:push", "Send a remote what it lacks of branches and tags, then move them there."),
+        Listed(
+            "pull",
+            "sharing:pull",
+            "Fetch, then move branches here to where the remote's are, where no commit is left behind by that.",
+        ),
+        Listed(
+            "fetch",
+            "sharing:fetch",
+            "Bring a remote's commits here without moving a branch: origin/main is where its branch is then.",
+        ),
+        Listed("clone", "sharing:clone", "Make a repository of what a remote holds, whole or in parts."),
+    ),
     "keep them well": (
         Listed("gc", "retaining:gc", "Make room: drop what policies do not keep, and remove what nothing needs."),
         Listed("verify", "keeping:verify", "Check that everything the branches and tags reach is there."),

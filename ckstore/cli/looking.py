@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckstore.config import Config
     from ckstore.graph.history import CommitInfo
     from ckstore.porcelain.du import DuResult, DuRow
-    from ckstore.porcelain.status import StatusResult
+    from ckstore.porcelain.status import Following, StatusResult
 
 
 def status(context: typer.Context, json: JsonFlag = False) -> None:
@@ -51,12 +51,19 @@ def _status(result: StatusResult, now_ns: int) -> list[str]:
             f"{count(result.commits, 'commit')} in its history; {count(result.branches, 'branch')}, "
             f"{count(result.tags, 'tag')}."
         )
+        lines += map(_following, result.following)
     lines.append(f"{size(result.stored_bytes)} stored, index {size(result.index_bytes)}; {_verified(result, now_ns)}.")
     inodes = "" if result.disk_free_inodes is None else f", {result.disk_free_inodes} inodes"
     lines.append(f"Left on the disk: {size(result.disk_free_bytes)}{inodes}.")
     if result.next:
         lines += ["", "Next:", *(f"  {step}" for step in result.next)]
     return lines
+
+
+def _following(one: Following) -> str:
+    said = [f"{one.ahead} ahead"] if one.ahead else []
+    said += [f"{one.behind} behind"] if one.behind else []
+    return f"{', '.join(said)} of {printable(one.name)}." if said else f"Even with {printable(one.name)}."
 
 
 def _verified(result: StatusResult, now_ns: int) -> str:

@@ -82,6 +82,14 @@ def reachable(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> dict[by
     return dict(unseen(tips, set(), read))
 
 
+def apart(one: bytes, other: bytes, read: Callable[[bytes], Commit]) -> tuple[int, int]:
+    """How many commits `one` leads to and `other` does not, and the other way round."""
+    if one == other:
+        return 0, 0
+    before_one, before_other = reachable([one], read).keys(), reachable([other], read).keys()
+    return len(before_one - before_other), len(before_other - before_one)
+
+
 def ancestry(tips: Iterable[bytes], read: Callable[[bytes], Commit]) -> Iterator[tuple[bytes, Commit]]:
     """All commits reachable from `tips`, a commit always before its parents, else the newest first."""
     commits = reachable(tips, read)

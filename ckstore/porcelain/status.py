@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckstore.graph.history import describe, reachable
-from ckstore.storage.record import HEADS
+from ckstore.graph.history import apart, describe, reachable
+from ckstore.storage.record import HEADS, REMOTES
 from ckstore.storage.verified import read_damaged, read_verified
 from ckstore.storage.view import View
 
@@ -15,10 +15,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ckstore.graph.history import CommitInfo
-    from ckstore.repository import Repository
+    from ckstore.repository import Commits, Repository
 
 _LOW_SHARE = 0.05
 _LOW_COMMITS = 5
+
+
+@dataclass(frozen=True)
+class Following:
+    """A remote's branch as it was last seen: `name` is the revision `origin/main`, say.
+
+    The current branch has `ahead` commits that it lacks; it has `behind` that the current branch lacks.
+    """
+
+    remote: str
+    name: str
+    ahead: int
+    behind: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,9 @@ class StatusResult:
     """The repository at this moment. Sizes in bytes, times in ns since 1970 UTC.
 
     `branch` is None where HEAD is on none; `head` where there is no commit yet. `unverified_bytes` are in packs that
-    `verify --read-data` has not read yet; `last_verified_ns` is when it last did. `next` says what to do.
+    `verify --read-data` has not read yet; `last_verified_ns` is when it last did. `next` says what to do. `following`
+    are the branches of remotes that are called like the current one.
+    `following` has the branches of remotes that are called like the current one.
     """
 
     folder: Path
@@ -43,6 +58,7 @@ class StatusResult:
     disk_free_bytes: int
     disk_free_inodes: int | None
     next: tuple[str, ...]
+    following: tuple[Following, ...] = ()
 
 
 def status(repository: Repository) -> StatusResult:
@@ -77,11 +93,27 @@ def status(repository: Repository) -> StatusResult:
         disk_free_bytes=free,
         disk_free_inodes=disk.f_favail if disk.f_files else None,
         next=(),
+        following=_following(commits),
     )
     largest = max((pack.size_bytes for pack in packs), default=0)
     low = free < max(_LOW_SHARE * disk.f_blocks * disk.f_frsize, _LOW_COMMITS * largest)
     damaged = any(pack.name in read_damaged(store.layout) for pack in packs)
     return replace(found, next=tuple(_next(found, repository, low=low, damaged=damaged)))
+
+
+def _following(commits: Commits) -> tuple[Following, ...]:
+    """Where the current branch is beside those of remotes."""
+    head, name = commits.head, commits.head_name
+    if head is None or name is None:
+        return ()
+    branch = name.removeprefix(HEADS)
+    found = []
+    for ref, tip in sorted(commits.named(REMOTES).items()):
+        remote, _, theirs = ref.partition("/")
+        if theirs == branch:
+            ahead, behind = apart(head, tip, commits.read_commit)
+            found.append(Following(remote, ref, ahead, behind))
+    return tuple(found)
 
 
 def _next(found: StatusResult, repository: Repository, *, low: bool, damaged: bool) -> list[str]:
@@ -92,6 +124,13 @@ def _next(found: StatusResult, repository: Repository, *, low: bool, damaged: bo
         steps.append("ckstore commit FILE: make the first commit")
     elif found.branch is None:
         steps.append("ckstore checkout BRANCH: HEAD is on no branch, so that a commit must name one")
+    for one in found.following:
+        if one.ahead and one.behind:
+            steps.append(f"ckstore pull {one.remote}: it and this branch have parted; it says the ways out")
+        elif one.behind:
+            steps.append(f"ckstore pull {one.remote}: bring this branch up to {one.name}")
+        elif one.ahead:
+            steps.append(f"ckstore push {one.remote}: {one.name} lacks the newest of this branch")
     if low:
         steps.append("free some space: the disk is nearly full (`ckstore du` says what takes it)")
     if found.unverified_bytes:

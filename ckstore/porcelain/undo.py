@@ -11,7 +11,7 @@ from ckstore.checkpoint.refs import change, move_refs
 from ckstore.checkpoint.whole import has_component, whole_check
 from ckstore.errors import Absent, Conflict, Integrity, InvalidInput
 from ckstore.storage.collector import REPAIR, collecting
-from ckstore.storage.record import Filled, Record, RefMove, Symbolic
+from ckstore.storage.record import FETCH, REMOTES, Filled, Record, RefMove, Symbolic
 from ckstore.storage.view import View
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _find(repository: Repository, wanted: int | None) -> _Found:
         target = _undoes(record)
         if seq not in undone and target is not None:
             undone[target] = seq
-        elif seq not in undone and wanted is None and (_moved(record) or _drops(record)):
+        elif seq not in undone and wanted is None and not _follows(record) and (_moved(record) or _drops(record)):
             return _Found(seq, record, last_moved)
     if wanted is not None:
         raise InvalidInput(f"the journal has no record {wanted}", hint="`ckstore reflog` shows them with their numbers")
@@ -171,6 +171,10 @@ def _records(repository: Repository, wanted: int | None) -> Iterator[tuple[int, 
 
 
 def _check_can_be_undone(seq: int, record: Record, undone_by: int | None) -> None:
+    if record.reason == FETCH and record.holes:
+        raise InvalidInput(
+            f"record {seq} is of a fetch, which left data out", hint="`ckstore fetch --fill` brings that data"
+        )
     if not _moved(record) and not _drops(record):
         raise InvalidInput(f"record {seq} moved no branch, tag or HEAD", hint="`ckstore reflog` shows those that did")
     if undone_by is not None:
@@ -198,8 +202,13 @@ def _moved(record: Record) -> list[RefMove]:
 
 
 def _drops(record: Record) -> bool:
-    """Whether a record notes as absent what may be brought back: not what a repair found lost."""
-    return bool(record.holes) and record.reason != REPAIR
+    """Whether a record notes as absent what may be brought back: not what a repair found lost, or a fetch left out."""
+    return bool(record.holes) and record.reason not in (REPAIR, FETCH)
+
+
+def _follows(record: Record) -> bool:
+    """Whether a record only says where a remote's refs are."""
+    return record.reason == FETCH or (all(move.name.startswith(REMOTES) for move in record.refs) and bool(record.refs))
 
 
 def _undoes(record: Record) -> int | None:

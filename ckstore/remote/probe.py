@@ -1,4 +1,4 @@
-"""Finding out what a place does, by doing it: what `remote add` and `remote test` say of it.
+"""ProbeFinding out what a place does, by doing it: what `remote add` and `remote test` say of it.
 
 All of it happens in a place of its own inside the remote, which is cleared afterwards. Concurrent writers can prove
 that a store breaks its word, never that it keeps it.
@@ -28,7 +28,7 @@ _SKEWED_NS = 300 * 10**9
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeFinding:
     """One thing that was tried: whether it did what it should, and what to say of it."""
 
     what: str
@@ -41,7 +41,7 @@ class Probe:
     """What was found out of a remote. `ahead_ns` is how far its clock is before ours, None where it has none."""
 
     url: str
-    findings: tuple[Finding, ...]
+    findings: tuple[ProbeFinding, ...]
     ahead_ns: int | None
 
     def good(self, *what: str) -> bool:
@@ -69,7 +69,7 @@ def probe(remote: Remote, token: str, now_ns: Callable[[], int]) -> Probe:
 
     Raises what `Remote` does where the place cannot be reached, is not there, or may not even be read.
     """
-    findings: list[Finding] = []
+    findings: list[ProbeFinding] = []
     remote.read_root()
     for _ in remote.list("packs/"):
         break
@@ -86,16 +86,16 @@ def probe(remote: Remote, token: str, now_ns: Callable[[], int]) -> Probe:
     return Probe(remote.url, tuple(findings), ahead_ns)
 
 
-def _good(what: str, text: str) -> Finding:
-    return Finding(what, True, text)
+def _good(what: str, text: str) -> ProbeFinding:
+    return ProbeFinding(what, True, text)
 
 
-def _bad(what: str, text: str, error: CkstoreError | None = None) -> Finding:
+def _bad(what: str, text: str, error: CkstoreError | None = None) -> ProbeFinding:
     why = f": {error.why or error.what}" if error is not None else ""
-    return Finding(what, False, text + why)
+    return ProbeFinding(what, False, text + why)
 
 
-def _clock(remote: Remote, now_ns: Callable[[], int], findings: list[Finding]) -> int | None:
+def _clock(remote: Remote, now_ns: Callable[[], int], findings: list[ProbeFinding]) -> int | None:
     try:
         before_ns = now_ns()
         there_ns = remote.clock_ns()
@@ -113,7 +113,7 @@ def _clock(remote: Remote, now_ns: Callable[[], int], findings: list[Finding]) -
     return ahead_ns
 
 
-def _write(remote: Remote, token: str, scratch: list[Remote], findings: list[Finding]) -> bool:
+def _write(remote: Remote, token: str, scratch: list[Remote], findings: list[ProbeFinding]) -> bool:
     """Write, read, range and list of one object. Whether it was written."""
     try:
         scratch.append(remote.inside(f"probe-{token}"))
@@ -140,7 +140,7 @@ def _write(remote: Remote, token: str, scratch: list[Remote], findings: list[Fin
     return True
 
 
-def _create(remote: Remote, token: str, scratch: list[Remote], findings: list[Finding]) -> None:
+def _create(remote: Remote, token: str, scratch: list[Remote], findings: list[ProbeFinding]) -> None:
     """Several create the root at once: one of them must win."""
     unclear = 0
     try:
@@ -160,7 +160,7 @@ def _create(remote: Remote, token: str, scratch: list[Remote], findings: list[Fi
     findings.append(_good("create", f"{text}; {unclear} got no clear answer and must look" if unclear else text))
 
 
-def _replace(place: Remote, findings: list[Finding]) -> None:
+def _replace(place: Remote, findings: list[ProbeFinding]) -> None:
     """The root moves from the version that is there, not from an older one, and for one of several."""
     try:
         first = place.swap_root(b"first", None)
@@ -209,7 +209,7 @@ def _race(place: Remote, expected: Version | None) -> tuple[int, int]:
     return len(won) + len(looked), len(unclear)
 
 
-def _delete(place: Remote, findings: list[Finding]) -> None:
+def _delete(place: Remote, findings: list[ProbeFinding]) -> None:
     try:
         place.delete([_NAME])
         gone = place.stat(_NAME) is None
@@ -219,7 +219,7 @@ def _delete(place: Remote, findings: list[Finding]) -> None:
     findings.append(_good("delete", "objects can be deleted") if gone else _bad("delete", "what is deleted stays"))
 
 
-def _clear(scratch: list[Remote], findings: list[Finding]) -> None:
+def _clear(scratch: list[Remote], findings: list[ProbeFinding]) -> None:
     for place in scratch:
         try:
             place.delete([stat.name for stat in place.list("")])

@@ -23,6 +23,14 @@ HEAD = "HEAD"
 HEADS = "heads/"
 TAGS = "tags/"
 PINS = "pins/"
+REMOTES = "remotes/"
+
+FETCH = "fetch"
+"""The reason of records that bring what a remote has."""
+
+NOT_FETCHED = "not fetched"
+SHALLOW = "shallow"
+"""Reasons of holes: what was left out of a fetch, by component and by age."""
 
 
 def spelled(target: Target) -> str | None:

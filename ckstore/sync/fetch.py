@@ -9,14 +9,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckstore.errors import Conflict, Format, Integrity, NotFound
+from ckstore.errors import Conflict, Format, Integrity, InvalidInput, NotFound, nearest
 from ckstore.progress import SILENT
-from ckstore.storage.record import HEADS, TAGS, Hole, Record, RefMove
+from ckstore.storage.record import FETCH, HEADS, NOT_FETCHED, REMOTES, SHALLOW, TAGS, Hole, Record, RefMove
 from ckstore.sync.histories import ancestors_here
 from ckstore.sync.needs import Need, add_tree, needs_of
 from ckstore.sync.reader import RemoteReader
 from ckstore.sync.survey import survey
-from ckstore.sync.transfer import REASON, Transfer
+from ckstore.sync.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from ckstore.remote.interface import Remote
     from ckstore.sync.local import Local
     from ckstore.sync.survey import Survey
-
-REMOTES = "remotes/"
-NOT_FETCHED = "not fetched"
-SHALLOW = "shallow"
 
 MAX_NAME_BYTES = 400
 """Of a component: an index has no room for longer ones."""
@@ -126,7 +122,8 @@ class _Fetch:
             record = None if request.dry_run else self._settle(moves, [], {})
             return Fetched(tuple(moves), record=record, **said)  # type: ignore[arg-type]
         reader = RemoteReader(self._survey.remote, self._local, self._survey.catalog)
-        commits = _walk(reader.commit, tips, seen)
+        commits = walk(reader.commit, tips, seen)
+        self._check_only(commits)
         holes = self._holes(commits)
         absent = {(hole.commit, hole.component) for hole in holes}
         ordered = [(id, commit) for id, (commit, _) in reversed(commits.items())]
@@ -176,6 +173,17 @@ class _Fetch:
                     holes.append(Hole(id, component.name, reason))
         return holes
 
+    def _check_only(self, commits: Mapping[bytes, tuple[Commit, int]]) -> None:
+        """Raise `InvalidInput` where a first fetch asks for components that no commit has: it would bring nothing."""
+        only, prefix = self._request.only, f"{REMOTES}{self._request.name}/"
+        if only is None or any(name.startswith(prefix) for name in self._targets):
+            return
+        there = sorted({component.name for commit, _ in commits.values() for component in commit.components})
+        if not set(only) & set(there):
+            wanted = min(only, default="")
+            hint = nearest(wanted, there) or f"there are {', '.join(there)}"
+            raise InvalidInput(f"no commit on {self._survey.remote.url} has a component {wanted!r}", hint=hint)
+
     def _left_out(self, component: str, depth: int) -> str | None:
         request = self._request
         if request.depth is not None and depth >= request.depth:
@@ -203,13 +211,13 @@ class _Fetch:
         record = None
         if moves:
             with self._local.incoming() as incoming:
-                said = Record(self._request.time_ns, REASON, refs=tuple(moves), holes=tuple(holes))
+                said = Record(self._request.time_ns, FETCH, refs=tuple(moves), holes=tuple(holes))
                 record = incoming.publish(said, check)
         self._survey.note()
         return record
 
 
-def _walk(read: Callable[[bytes], Commit], tips: Sequence[bytes], seen: set[bytes]) -> dict[bytes, tuple[Commit, int]]:
+def walk(read: Callable[[bytes], Commit], tips: Sequence[bytes], seen: set[bytes]) -> dict[bytes, tuple[Commit, int]]:
     """The commits that are not in `seen`, each with how many steps it is from the nearest tip; those first."""
     found: dict[bytes, tuple[Commit, int]] = {}
     pending = deque((tip, 0) for tip in tips)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ckstore.errors import Absent, Conflict
 from ckstore.progress import SILENT
-from ckstore.storage.record import Filled, Record
+from ckstore.storage.record import FETCH, Filled, Record
 from ckstore.sync.needs import Need, add_tree
 from ckstore.sync.reader import RemoteReader
 from ckstore.sync.survey import survey
-from ckstore.sync.transfer import REASON, Transfer
+from ckstore.sync.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FillRequest:
-    """Which holes to fill: commits and names of components. `time_ns` counts from 1970 UTC."""
+    """Which holes to fill: commits and names of components. `time_ns` counts from 1970 UTC.
+
+    With `dry_run` it is only said what would come.
+    """
 
     holes: Collection[tuple[bytes, str]]
     time_ns: int
     jobs: int = 4
+    dry_run: bool = False
 
 
 def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress = SILENT) -> int:
@@ -49,6 +53,8 @@ def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress 
         add_tree(needs, reader, trees[name], name)
         filled.append(Filled(id, name))
     transfer = Transfer(remote, local, found.catalog, needs)
+    if request.dry_run:
+        return transfer.stored_bytes
     transfer.run(request.time_ns, request.jobs, progress)
 
     def check() -> None:
@@ -56,5 +62,5 @@ def fill(remote: Remote, local: Local, request: FillRequest, progress: Progress 
             raise Conflict("gc has taken what was fetched", hint="try again")
 
     with local.incoming() as incoming:
-        incoming.publish(Record(request.time_ns, REASON, filled=tuple(filled)), check)
+        incoming.publish(Record(request.time_ns, FETCH, filled=tuple(filled)), check)
     return transfer.stored_bytes

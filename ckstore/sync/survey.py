@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from ckstore.errors import Format, Integrity, InvalidInput
+from ckstore.errors import Format, Integrity, InvalidInput, RemoteFailed
 from ckstore.graph.revision import check_ref_name
 from ckstore.remote.catalog import Catalog
 from ckstore.remote.root import Contents, decode_root
@@ -30,13 +30,20 @@ class Seen(Struct, frozen=True, array_like=True):
     write_id: bytes
 
 
+class Foreign(RemoteFailed):
+    """A remote holds another repository than this one."""
+
+    code = "foreign-remote"
+    retryable = False
+
+
 _DECODER = msgspec.msgpack.Decoder(Seen)
 
 
 class Survey:
     """A remote as one root describes it; `version` is what to swap, None where there is no root yet.
 
-    `refs` are the commits of branches and tags by full name. Raises `InvalidInput` for a name that none may have.
+    `refs` are the commits of branches and tags by full name. Raises `Format` for a name that none may have.
     """
 
     def __init__(self, remote: Remote, local: Local, contents: Contents, version: Version | None) -> None:
@@ -99,7 +106,7 @@ def survey(remote: Remote, local: Local, *, foreign: bool = False, older: bool =
     """Read the root of a remote.
 
     With `foreign` it may be another repository's, with `older` one that was seen before at a later time: both are
-    refused else, with `InvalidInput` and `Integrity`. A remote may have any repository where there is no commit here.
+    refused else, with `Foreign` and `Integrity`. A remote may have any repository where there is no commit here.
     """
     root = remote.read_root()
     data = local.notes(remote.url).read(_SEEN)
@@ -113,7 +120,7 @@ def survey(remote: Remote, local: Local, *, foreign: bool = False, older: bool =
         raise _older(remote, f"its root has generation {contents.generation} after {seen.generation}")
     own = {bytes.fromhex(local.id)} | ({seen.repository} if seen is not None else set())
     if contents.repository not in own and not foreign and _has_commits(local):
-        raise InvalidInput(
+        raise Foreign(
             f"{remote.url} holds another repository, {contents.repository.hex()}",
             why=f"this one is {local.id}",
             hint="check the URL; to mix both on purpose say --foreign",
@@ -124,7 +131,10 @@ def survey(remote: Remote, local: Local, *, foreign: bool = False, older: bool =
 def _refs(contents: Contents) -> Mapping[str, bytes]:
     for ref in contents.refs:
         kind, _, name = ref.name.partition("/")
-        check_ref_name(name, "branch" if kind == "heads" else "tag")
+        try:
+            check_ref_name(name, "branch" if kind == "heads" else "tag")
+        except InvalidInput as error:
+            raise Format(f"a root has a ref of a name that none may have: {error.what}") from error
     return {ref.name: ref.commit for ref in contents.refs}
 
 

@@ -12,7 +12,7 @@ from ckstore.digest import NO_ID
 from ckstore.errors import Format, Integrity
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
 from ckstore.storage.chain import DEEPEST, suits
-from ckstore.storage.record import Record
+from ckstore.storage.record import FETCH, Record
 from ckstore.storage.workers import Workers
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ckstore.sync.needs import Need
 
 UNIT_BYTES = 256 << 20
-REASON = "fetch"
 
 _GAP_BYTES = 256 << 10
 """So much that nobody asked for is read rather than asking once more."""
@@ -126,7 +125,7 @@ class Transfer:
                     progress.advance(place.frame.stored_length)
 
             workers.map(read, _ranges(places))
-            incoming.publish(Record(time_ns, REASON))
+            incoming.publish(Record(time_ns, FETCH))
         self._here |= {place.frame.id: place.frame for place in places}
 
     def _frames(self, places: Sequence[Place]) -> Iterator[tuple[Place, bytes]]:

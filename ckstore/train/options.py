@@ -23,8 +23,9 @@ class RunOptions:
     is the revision a new branch begins from. `busy` says what happens to a commit that is due while one is under way:
     `skip` or `wait`. `overlap`: what only the optimizer changes is copied during the next step. `at_end`: commit when
     the run ends. `save_on_exception`: also when the training fails. A run that is asked to end within a step waits
-    `patience_s` for the step's end before it saves as it is. `clock` gives ns since 1970 UTC and the distance from UTC
-    in minutes, `version` is ckstore's.
+    `patience_s` for the step's end before it saves as it is. `push` names the remote that each commit is pushed to in
+    the background; the end of the run waits `push_patience_s` for the last. `clock` gives ns since 1970 UTC and the
+    distance from UTC in minutes, `version` is ckstore's.
     """
 
     name: str
@@ -42,6 +43,8 @@ class RunOptions:
     threads: int | None = None
     preset: str | None = None
     allow_pickle: bool = False
+    push: str | None = None
+    push_patience_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Raise `InvalidInput` for what cannot be meant."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckstore.train.capture import Capture
     from ckstore.train.metrics import Metrics
     from ckstore.train.options import RunOptions
+    from ckstore.train.pusher import Pusher
     from ckstore.train.saver import Save, Torn
     from ckstore.train.standing import Standing
 
@@ -59,6 +60,7 @@ class Recorder:
         self._logged: dict[str, float] = {}
         self._begun: _Begun | None = None
         self._told: set[str] = set()
+        self._pusher = _pusher(repository, options)
         self._policies = None if options.keep is None else {options.name: str(options.keep)}
         self.pace = Pace(options.every, options.keep, self._moment(), repository.config.metric_mode)
 
@@ -128,7 +130,23 @@ class Recorder:
         self.committer.wait()
         return self._settled()
 
+    def finish_pushing(self) -> None:
+        """Wait for commits that are being pushed, as long as the run's options say."""
+        if self._pusher is not None:
+            self._pusher.finish(self._options.push_patience_s)
+            self._tell_of_pushes()
+
+    def stop_pushing(self) -> None:
+        """Push no more."""
+        if self._pusher is not None:
+            self._pusher.stop()
+
+    def _tell_of_pushes(self) -> None:
+        for text in self._pusher.take_warnings() if self._pusher is not None else ():
+            warn(text)
+
     def _settled(self) -> Torn | None:
+        self._tell_of_pushes()
         try:
             return self.committer.settle()
         except CkstoreError:
@@ -218,6 +236,14 @@ class Recorder:
 
     def _after(self, made: CommitResult) -> None:
         """What follows a commit that is durable, in the thread that made it."""
+        try:
+            self._drop()
+        finally:
+            if self._pusher is not None:
+                self._pusher.wake()
+
+    def _drop(self) -> None:
+        """Run gc, where the run has a policy."""
         if self._policies is not None:
             from ckstore.porcelain.gc import GcOptions, gc  # numpy
 
@@ -230,3 +256,12 @@ class Recorder:
     def _moment(self, *, epoch_ended: bool = False, logged: Mapping[str, float] | None = None) -> Moment:
         counters = self.counters
         return Moment(counters.step, counters.epoch, time.monotonic(), epoch_ended, logged or {}, self._asked())
+
+
+def _pusher(repository: Repository, options: RunOptions) -> Pusher | None:
+    """What pushes the run's commits, where they are to be pushed."""
+    if options.push is None:
+        return None
+    from ckstore.train.pusher import Pusher  # what remotes need, for those who push
+
+    return Pusher(repository, options.push, options.name, lambda: options.clock()[0])

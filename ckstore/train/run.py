@@ -135,7 +135,11 @@ class Run:
     ) -> None:
         try:
             with self._standing.inside():
-                self._finish(error)
+                try:
+                    self._finish(error)
+                finally:
+                    if not self._signals.forced:
+                        self._recorder.finish_pushing()
             if error is None and self._signals.asked and self._signals.stopping is not None:
                 self._signals.leave()
         except Exception as failure:
@@ -150,6 +154,7 @@ class Run:
             for hook in self._hooks:
                 hook.remove()
             self._live.close(sealed=self._metrics.all_sealed)
+            self._recorder.stop_pushing()
             self._recorder.committer.close()
             self._lock.release()
 

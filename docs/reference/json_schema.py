@@ -24,6 +24,7 @@ Result = str | list[str]
 """A type at `module:name`, or a list of one."""
 
 _VERBS = "ckstore.porcelain"
+_SYNC = "ckstore.sync"
 _COMMITS: Result = ["ckstore.graph.history:CommitInfo"]
 _MOVED = "ckstore.checkpoint.refs:RefsMoved"
 
@@ -45,6 +46,16 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "tag": (["ckstore.checkpoint.refs:RefInfo"], _MOVED),
     "reflog": (f"{_VERBS}.reflog:ReflogResult",),
     "undo": (f"{_VERBS}.undo:UndoResult",),
+    "remote add": (f"{_VERBS}.remote:RemoteAdded",),
+    "remote list": ([f"{_SYNC}.remotes:RemoteInfo"],),
+    "remote show": (f"{_VERBS}.remote:RemoteShown",),
+    "remote test": (f"{_VERBS}.remote:RemoteReport",),
+    "remote remove": (f"{_SYNC}.remotes:RemoteInfo",),
+    "remote gc": (f"{_SYNC}.prune:Pruned",),
+    "push": (f"{_VERBS}.push:PushResult",),
+    "pull": (f"{_VERBS}.pull:PullResult",),
+    "fetch": (f"{_SYNC}.fetching:FetchResult",),
+    "clone": (f"{_VERBS}.clone:CloneResult",),
     "gc": (f"{_VERBS}.gc:GcResult", "ckstore.checkpoint.gc_plan:GcPlan"),
     "verify": (f"{_VERBS}.verify:VerifyResult",),
     "repair": (f"{_VERBS}.repair:RepairResult", "ckstore.storage.anew:JournalAnew"),
@@ -54,8 +65,8 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "migrate": (f"{_VERBS}.migrate:MigrateResult",),
     "config list": (f"{_VERBS}.settings:SettingsResult",),
     "config get": (f"{_VERBS}.settings:SettingInfo",),
-    "config set": (f"{_VERBS}.settings:SettingChange",),
-    "config unset": (f"{_VERBS}.settings:SettingChange",),
+    "config set": ("ckstore.settings_file:SettingChange",),
+    "config unset": ("ckstore.settings_file:SettingChange",),
     "doctor": (f"{_VERBS}.doctor:DoctorResult",),
     "completion": (),
     "demo": ("ckstore.cli.demo:DemoResult",),

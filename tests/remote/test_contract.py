@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckstore.errors import CkstoreError, NotFound
+from ckstore.errors import CkstoreError, NotFound, RemoteFailed
 from ckstore.remote.counting import Counting, Counts
 from ckstore.remote.directory import DirectoryRemote
+from ckstore.remote.ending import Ending
 from ckstore.remote.interface import Root, Stat, Version
 from ckstore.remote.memory import MemoryPlace, MemoryRemote
 from ckstore.remote.retry import Retrying
@@ -16,7 +17,7 @@ from ckstore.remote.throttle import RateLimit, Throttled
 from ckstore.testing.remote_contract import Broken, remote_contract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from ckstore.remote.source import Source
@@ -67,7 +68,32 @@ def test_odd_servers_that_are_good_enough(bucket: str, name: str, s3: S3Server) 
 def test_wrapped(check: Check) -> None:
     place = MemoryPlace("test")
     limit = RateLimit(10e9)
-    check(lambda: Retrying(Throttled(Counting(MemoryRemote(place), Counts()), limit)))
+    check(lambda: Retrying(Ending(Throttled(Counting(MemoryRemote(place), Counts()), limit), lambda: False)))
+
+
+def test_what_has_ended_sends_nothing_more() -> None:
+    ended: list[bool] = []
+    with Ending(MemoryRemote(MemoryPlace("test")), lambda: bool(ended)) as remote:
+        remote.put("packs/a", Buffers(b"a" * 3_000_000))
+        blocks = remote.read("packs/a")
+        next(blocks)
+        ended.append(True)
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: next(blocks),
+            "put": lambda: remote.put("packs/b", Buffers(b"b")),
+            "stat": lambda: remote.stat("packs/a"),
+            "list": lambda: list(remote.list("")),
+            "delete": lambda: remote.delete(["packs/a"]),
+            "root": remote.read_root,
+            "swap": lambda: remote.swap_root(b"", None),
+            "inside": lambda: remote.inside("x").stat("packs/a"),
+        }
+        for call in calls.values():
+            with pytest.raises(RemoteFailed, match="were given up"):
+                call()
+        ended.clear()
+        assert [stat.name for stat in remote.list("")] == ["packs/a"]
+        assert remote.read_root() is None
 
 
 def test_checks_have_names_of_their_own() -> None:

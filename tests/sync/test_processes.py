@@ -10,9 +10,6 @@ import pytest
 
 import ckstore
 from ckstore.digest import Kind
-from ckstore.porcelain.clone import CloneOptions, clone
-from ckstore.remote.directory import DirectoryRemote
-from ckstore.repository import open_repository
 from tests.sync.places import objects_of
 
 PROCESSES = 8
@@ -22,22 +19,18 @@ PUSHER = """
 import sys
 from pathlib import Path
 import ckstore
-from ckstore.porcelain.clone import CloneOptions, clone
-from ckstore.remote.directory import DirectoryRemote
-from ckstore.repository import open_repository
 
 folder, number, branch = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-remote = str(folder / "remote")
 mine = folder / f"mine-{number}"
 cache = folder / f"cache-{number}"
-clone(DirectoryRemote(Path(remote)), mine, lambda path: open_repository(path, cache), CloneOptions(1))
+ckstore.clone(folder / "remote", mine, cache=cache)
 with ckstore.open(mine, cache=cache, threads=1) as repo:
     while True:
         made = repo.commit({"w": bytes([number]) * 100_000}, branch=branch, message=f"from {number}", parent=None)
         try:
-            repo.push(remote, branch, jobs=2)
+            repo.push(refs=branch, jobs=2)
         except ckstore.Conflict:
-            repo.pull(remote, branch, force=True)
+            repo.pull(branches=branch, force=True)
         else:
             break
 print(made.id)
@@ -46,11 +39,10 @@ print(made.id)
 
 @pytest.mark.parametrize("branches", [1, PROCESSES])
 def test_many_push_at_once(tmp_path: Path, branches: int) -> None:
-    (tmp_path / "remote").mkdir()
-    remote = DirectoryRemote(tmp_path / "remote")
     with ckstore.open(tmp_path / "first", cache=tmp_path / "cache", threads=1) as first:
         first.commit({"w": b"0" * 1000})
-        first.push(str(tmp_path / "remote"))
+        first.add_remote("origin", tmp_path / "remote")
+        first.push()
     running = [
         subprocess.Popen(
             [sys.executable, "-c", PUSHER, tmp_path, str(number), f"b{number}" if branches > 1 else "main"],
@@ -66,7 +58,7 @@ def test_many_push_at_once(tmp_path: Path, branches: int) -> None:
         assert process.returncode == 0, err.decode()
         acknowledged.add(bytes.fromhex(out.decode().strip()))
     made = tmp_path / "last"
-    clone(remote, made, lambda path: open_repository(path, tmp_path / "cache"), CloneOptions(1, all_branches=True))
+    ckstore.clone(tmp_path / "remote", made, cache=tmp_path / "cache")
     with ckstore.open(made, cache=tmp_path / "cache", threads=1) as repo:
         found = objects_of(repo)
         assert acknowledged <= {id for id in found if _is_commit(repo, id)}

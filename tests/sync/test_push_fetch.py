@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckstore.errors import Conflict, Integrity, InvalidInput, NotFound
+from ckstore.errors import Conflict, Integrity, NotFound, RemoteFailed
 from ckstore.remote.root import decode_root
 from ckstore.storage.layout import Layout, read_format
 from ckstore.storage.record import RefMove
@@ -139,9 +139,9 @@ def test_a_ref_can_be_deleted_and_pruned(mine: ckstore.Repo, other: ckstore.Repo
 def test_another_repository_is_refused(mine: ckstore.Repo, other: ckstore.Repo, remote: Counting) -> None:
     push_all(mine, remote)
     other.commit(state(1, seed=9))
-    with pytest.raises(InvalidInput, match="another repository"):
+    with pytest.raises(RemoteFailed, match="another repository"):
         push_all(other, remote)
-    with pytest.raises(InvalidInput, match="another repository"):
+    with pytest.raises(RemoteFailed, match="another repository"):
         fetch_all(other, remote)
     fetch_all(other, remote, foreign=True)
     assert objects_of(other, prefix="remotes/") == objects_of(mine)

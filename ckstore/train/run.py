@@ -202,9 +202,9 @@ class Run:
         begun, or the run ends.
 
         `from_` is a revision to go on from instead: the branch is put there, which the reflog remembers.
-        `strict=False` loads what fits and reports
-        the rest in `resumed`. What cannot be read is passed over, with a warning. Raises `InvalidInput` where
-        the state does not fit (nothing is touched then), `NoRevision`, `Integrity` where no commit can be read.
+        `strict=False` loads what fits and reports the rest in `resumed`. What cannot be read is passed over, with a
+        warning. Raises `InvalidInput` where the state does not fit (nothing is touched then), `NoRevision`, `Integrity`
+        where no commit can be read.
         """
         self._check()
         if self._resumed is None:

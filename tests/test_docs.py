@@ -69,9 +69,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
 def test_python_blocks(page: Path, folder: Path) -> None:
-    code = "\n".join(blocks(page, "python"))
+    script = folder / "page.py"
+    script.write_text("\n".join(blocks(page, "python")))
     for _ in range(2):  # a training script is started again
-        ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+        ran = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
 
 

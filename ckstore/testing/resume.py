@@ -59,7 +59,7 @@ def assert_resume_equal(
 
     Compared are, bit for bit: each batch, each logged metric, and after each step parameters, buffers, optimizers and
     all else that the run keeps, flags, gradients in mid-accumulation, and every random generator; what a resume brings
-    back and what its commit holds; and the last commits. Steps that are done twice are compared twice. (States above
+    back and what its commit holds; and how the run is left. Steps that are done twice are compared twice. (States above
     256 MiB are looked at after each second step, or third, ...)
 
     Raises `AssertionError` naming the first difference, or where the training fails, takes more than `timeout_s` in

@@ -65,9 +65,8 @@ def _differences(straight: Stretch, stretch: Stretch) -> Iterator[Difference | N
         return
     if stretch.last != straight.last:
         yield Difference("at the end", "steps done", f"{straight.last}", f"{stretch.last}")
-    tips = straight.tip, stretch.tip
-    if tips[0] is not None and tips[1] is not None and tips[0].steps == tips[1].steps:
-        yield _difference(f"the last commit (step {tips[0].steps})", tips[0].facts, tips[1].facts)
+    if straight.end is not None and stretch.end is not None:
+        yield _difference("at the end", straight.end.facts, stretch.end.facts)
 
 
 def _lists(

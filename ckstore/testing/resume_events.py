@@ -14,7 +14,7 @@ class Event:
     """Something that happened in a run whose `steps` were done then.
 
     `begun` has what was restored, beside what the commit holds (`expected`; empty where it began anew); `batch`,
-    `logged` and `step` what was there; `tip` what the newest commit holds after the end; `killing` and `uncommitted`
+    `logged` and `step` what was there; `end` how it was left; `killing` and `uncommitted`
     come instead of the rest.
     """
 

@@ -26,7 +26,7 @@ class Stretch:
 
     begun: Event
     after: dict[int, After] = field(default_factory=dict)
-    tip: Event | None = None
+    end: Event | None = None
     cut: bool = False
 
     @property
@@ -43,8 +43,8 @@ def stretches(events: Sequence[Event], *, cut: bool) -> dict[str, Stretch]:
             found[event.run] = Stretch(event, cut=cut)
         elif event.run in found:
             stretch = found[event.run]
-            if event.kind == "tip":
-                stretch.tip = event
+            if event.kind == "end":
+                stretch.end = event
                 continue
             after = stretch.after.setdefault(event.steps, After())
             if event.kind == "step":

@@ -44,7 +44,7 @@ def work(job: Job, events: Connection, errors: Connection) -> None:
         OBSERVERS.append(watch)
         register_optimizer_step_post_hook(watch.optimizer_stepped)
         job.train(repo, *job.args)
-        watch.tell_tips()
+        watch.tell_ends()
     faulthandler.cancel_dump_traceback_later()
 
 
@@ -82,12 +82,10 @@ class Watch:
         for run in self._runs.values():
             self._kill_in(run, run.steps)
 
-    def tell_tips(self) -> None:
-        """Tell what the newest commit of each run holds."""
-        for branch in self._runs.keys() & self._repo.branches.keys():
-            commit = self._repo[branch]
-            told = self._held(commit)
-            self._events.send(Event("tip", branch, commit.info.step or 0, told, commit=commit.id))
+    def tell_ends(self) -> None:
+        """Tell how each run is left."""
+        for run in self._runs.values():
+            self._tell("end", run, _looked_at(run.captured()))
 
     def _kill_in(self, run: Any, done: int) -> None:
         """Kill in the step after `done` steps, once a commit is there to go on from."""

@@ -285,7 +285,7 @@ class Run:
         """An evaluation that leaves no trace: random generators and train/eval flags are afterwards what they were.
 
         So a run that is resumed goes on alike, whether or not it evaluates again. A signal that comes in it, after
-        `step`, is obeyed at once.
+        `step`, is obeyed at once; between two epochs once the loop is done with that, or `patience_s` are over.
         """
         rng, flags = self._standing.quiet = (capture_rng(), capture_flags(self._parts.modules))
         try:

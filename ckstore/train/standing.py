@@ -73,5 +73,6 @@ class Standing:
         """
         if self._inside or self.stepping or (self.waiting and not taking):
             return False
-        settled = self.between and fed and not self.after_epoch
-        return settled or (self.quiet is not None and not self.stepped) or late
+        if self.after_epoch and not late:
+            return False
+        return (self.between and fed) or (self.quiet is not None and not self.stepped) or late

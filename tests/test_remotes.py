@@ -607,3 +607,32 @@ def test_what_has_been_put_back_or_mixed_is_taken_only_when_asked(
     assert stranger.push(refs="own", foreign=True).moves[0].new == own.id
     assert mine.pull(branches="own").branches[0].new == own.id
     assert mine.verify(read_data=True).ok
+
+
+def test_branches_that_are_gone_there_are_forgotten_when_asked(
+    mine: ckstore.Repo, users: Users, tmp_path: Path
+) -> None:
+    mine.add_remote("origin", tmp_path / "store")
+    mine.branch("old")
+    mine.push(all=True)
+    other = users.clone(tmp_path / "store", "other")
+    mine.push(refs="old", delete=True)
+    assert other.fetch().moves == ()
+    assert other["origin/old"].id
+    assert [(move.name, move.new) for move in other.fetch(prune=True).moves] == [("remotes/origin/old", None)]
+    assert sorted(other.branches) == ["main", "old"]  # one's own stay
+
+
+def test_a_push_fills_what_is_absent_there_when_asked(mine: ckstore.Repo, users: Users, tmp_path: Path) -> None:
+    mine.add_remote("first", tmp_path / "first")
+    mine.push()
+    part = users.clone(tmp_path / "first", "part", only="model")
+    part.add_remote("second", tmp_path / "second")
+    assert part.push("second").holes == 3
+    mine.add_remote("second", tmp_path / "second")
+    assert mine.push("second").moves == ()
+    assert mine.push("second", fill=True, dry_run=True).filled == 3
+    filled = mine.push("second", fill=True)
+    assert (filled.moves, filled.filled) == ((), 3)
+    whole = users.clone(tmp_path / "second", "whole")
+    assert objects_of(whole) == objects_of(mine)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckstore.checkpoint.state import LoadOptions, load, structure
+from ckstore.checkpoint.state import LoadOptions, load, opened
 from ckstore.graph.history import describe
 from ckstore.porcelain.load import load_into
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckstore.checkpoint.state import Elsewhere
     from ckstore.graph.history import CommitInfo
     from ckstore.objects.commit import Commit
     from ckstore.repository import Repository
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
 
 class Checkpoint:
-    """One commit, unread: `load()` brings its state, indexing reads single components, tensors, slices."""
+    """One commit, unread: `load()` brings its state, indexing reads single components, tensors, slices.
 
-    def __init__(self, repository: Repository, id: bytes, commit: Commit) -> None:
+    What is not here is read `elsewhere`, if that is given: see `Repo.reading_from`.
+    """
+
+    def __init__(self, repository: Repository, id: bytes, commit: Commit, elsewhere: Elsewhere | None = None) -> None:
         self._repository = repository
         self._commit = commit
+        self._elsewhere = elsewhere
         self.id = id.hex()
 
     @property
@@ -46,15 +51,17 @@ class Checkpoint:
         """
         options = LoadOptions([only] if isinstance(only, str) else only, allow_pickle)
         if into is not None:
-            report: LoadReport = load_into(self._repository, self._commit, into, options, strict=strict)
+            report: LoadReport = load_into(
+                self._repository, self._commit, into, options, strict=strict, elsewhere=self._elsewhere
+            )
             return report
-        return load(self._repository, self._commit, options)
+        return load(self._repository, self._commit, options, self._elsewhere)
 
     def __getitem__(self, component: str) -> Any:
         """A component, unread: index it further, down to `["model"]["layer.weight"][0:10]`."""
         from ckstore.torch.lazy import lazy
 
-        return lazy(structure(self._repository, self._commit, component), self._repository.store.objects)
+        return lazy(*opened(self._repository, self._commit, component, self._elsewhere))
 
     def keys(self) -> list[str]:
         """Names of the components."""

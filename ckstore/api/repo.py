@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 from ckstore.api.checkpoint import Checkpoint
 from ckstore.api.environment import default_author, default_cache, now, settings_layers
 from ckstore.api.keeping import progress_option
+from ckstore.api.reading import Reading
 from ckstore.api.sharing import Sharing
 from ckstore.api.training import Said, Training
 from ckstore.checkpoint.store import CommitOptions
@@ -89,7 +90,7 @@ def open(
     return Repo(opened)
 
 
-class Repo(Training, Sharing):
+class Repo(Training, Sharing, Reading):
     """An open repository: `commit` checkpoints, index it by revision to read them. A context manager.
 
     Safe to use from many threads, and in forked children.

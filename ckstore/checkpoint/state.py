@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ckstore.checkpoint.absent import absent, check_present
 from ckstore.errors import InvalidInput
-from ckstore.objects.reader import read_tree
+from ckstore.objects.reader import ObjectReader, read_tree
 from ckstore.objects.structure import Structure, nearest
 
 if TYPE_CHECKING:
@@ -26,8 +26,30 @@ class LoadOptions:
     allow_pickle: bool = False
 
 
+class Elsewhere(ObjectReader, Protocol):
+    """Where data is read that is not here: `sync.remote_objects.RemoteObjects`. What is here it reads here."""
+
+    def check_present(self, commit: Commit, component: str) -> None:
+        """Raise `Absent` where the data of a component is not there either."""
+
+
+class Opened(NamedTuple):
+    """One component's structure, and what its data is to be read with."""
+
+    structure: Structure
+    reader: ObjectReader
+
+
 def structure(repository: Repository, commit: Commit, component: str) -> Structure:
     """One component's structure. Raises `InvalidInput` where the commit has none of that name, `Absent`."""
+    return opened(repository, commit, component).structure
+
+
+def opened(repository: Repository, commit: Commit, component: str, elsewhere: Elsewhere | None = None) -> Opened:
+    """A component to be read, `elsewhere` if it is absent here.
+
+    Raises `InvalidInput` where the commit has none of that name, `Absent`.
+    """
     trees = {entry.name: entry.tree for entry in commit.components}
     if component not in trees:
         raise InvalidInput(
@@ -35,8 +57,13 @@ def structure(repository: Repository, commit: Commit, component: str) -> Structu
             why=f"it has {', '.join(trees)}",
             hint=nearest(component, list(trees)),
         )
-    check_present(repository, commit, component)
-    return Structure(component, read_tree(repository.store.objects, trees[component]))
+    reader: ObjectReader = repository.store.objects
+    if elsewhere is None:
+        check_present(repository, commit, component)
+    elif component in absent(repository, commit):
+        elsewhere.check_present(commit, component)
+        reader = elsewhere
+    return Opened(Structure(component, read_tree(reader, trees[component])), reader)
 
 
 def closest(patterns: Sequence[str], paths: Sequence[str]) -> str:
@@ -49,11 +76,11 @@ def _may_match(component: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(component, pattern.partition(".")[0]) for pattern in patterns)
 
 
-def load(repository: Repository, commit: Commit, options: LoadOptions) -> object:
+def load(repository: Repository, commit: Commit, options: LoadOptions, elsewhere: Elsewhere | None = None) -> object:
     """The state as it was committed, in new CPU tensors; with `only`, what the patterns select.
 
-    Every byte is hashed before it is returned. Raises `Absent` where a component that is asked for is not here,
-    `Integrity`, `Format`, `InvalidInput`.
+    Every byte is hashed before it is returned. Raises `Absent` where a component that is asked for is not here, nor
+    `elsewhere`; `Integrity`, `Format`, `InvalidInput`.
     """
     from ckstore.torch.unflatten import ABSENT, unflatten  # torch: only where tensors are made
 
@@ -65,11 +92,11 @@ def load(repository: Repository, commit: Commit, options: LoadOptions) -> object
             continue
         if entry.name in gone and options.only is not None and not _may_match(entry.name, options.only):
             continue
-        tree = structure(repository, commit, entry.name)
+        tree, reader = opened(repository, commit, entry.name, elsewhere)
         wanted = None if options.only is None else tree.selected(options.only)
         if wanted is not None:
             seen += [tree.path(node.ordinal) for node in tree.nodes]
-        value = unflatten(tree, repository.store.objects, wanted=wanted, allow_pickle=options.allow_pickle)
+        value = unflatten(tree, reader, wanted=wanted, allow_pickle=options.allow_pickle)
         if value is not ABSENT:
             state[entry.name] = value
     if not state and options.only is not None:

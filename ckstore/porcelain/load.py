@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckstore.checkpoint.state import structure
+from ckstore.checkpoint.state import opened
 from ckstore.errors import InvalidInput
 from ckstore.objects.structure import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckstore.checkpoint.state import LoadOptions
+    from ckstore.checkpoint.state import Elsewhere, LoadOptions
     from ckstore.objects.commit import Commit
     from ckstore.repository import Repository
     from ckstore.torch.load_into import LoadReport
 
 
 def load_into(
-    repository: Repository, commit: Commit, targets: Mapping[str, object], options: LoadOptions, *, strict: bool
+    repository: Repository,
+    commit: Commit,
+    targets: Mapping[str, object],
+    options: LoadOptions,
+    *,
+    strict: bool,
+    elsewhere: Elsewhere | None = None,
 ) -> LoadReport:
     """Load components into objects with `load_state_dict`, all of them checked before any is touched."""
     from ckstore.torch.load_into import check, put
@@ -36,8 +42,8 @@ def load_into(
         )
     states = {}
     for name in targets:
-        tree = structure(repository, commit, name)
-        states[name] = unflatten(tree, repository.store.objects, allow_pickle=options.allow_pickle)
+        tree, reader = opened(repository, commit, name, elsewhere)
+        states[name] = unflatten(tree, reader, allow_pickle=options.allow_pickle)
     report = check(targets, states, strict=strict)
     put(targets, states, strict=strict)
     return report

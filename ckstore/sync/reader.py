@@ -29,9 +29,12 @@ class _Kept(NamedTuple):
 
 
 class RemoteReader:
-    """A MetaReader. Whoever reads a tree or commit reads its neighbours next: with `ahead` they come along."""
+    """A MetaReader. Whoever reads a tree or commit reads its neighbours next: with `ahead` they come along.
 
-    def __init__(self, remote: Remote, local: Local, catalog: Catalog, *, ahead: bool = True) -> None:
+    With `local` None nothing is read here.
+    """
+
+    def __init__(self, remote: Remote, local: Local | None, catalog: Catalog, *, ahead: bool = True) -> None:
         self._remote = remote
         self._local = local
         self._catalog = catalog
@@ -43,7 +46,7 @@ class RemoteReader:
 
     def read(self, kind: Kind, id: bytes) -> bytes:
         """The raw bytes of a tree or commit. Raises `Integrity`, `Format`, and whatever the remote raises."""
-        if self._local.known([id]):
+        if self._local is not None and self._local.known([id]):
             return self._local.read(kind, id)
         kept = self._kept.get(id)
         if kept is None:

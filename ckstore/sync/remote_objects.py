@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckstore.codec.choice import Coder
 from ckstore.codec.encoded import Codec
 from ckstore.digest import NO_ID, Kind, object_id
-from ckstore.errors import Format, Integrity
+from ckstore.errors import Absent, Format, Integrity
+from ckstore.objects.encoding import encode
 from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
 from ckstore.remote.catalog import Catalog
 from ckstore.remote.segment import pack_object
@@ -18,6 +19,7 @@ from ckstore.sync.survey import survey
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ckstore.objects.commit import Commit
     from ckstore.remote.interface import Remote
     from ckstore.remote.segment import Place
     from ckstore.sync.local import Local
@@ -42,6 +44,7 @@ class RemoteObjects:
 
     def __init__(self, remote: Remote, local: Local) -> None:
         found = survey(remote, local)
+        self._survey = found
         self._remote = remote
         self._local = local
         self._catalog = Catalog(remote, found.contents.segments, local.cache, whole=False)
@@ -53,6 +56,21 @@ class RemoteObjects:
     def catalog_bytes(self) -> int:
         """What was read of the catalog."""
         return self._catalog.read_bytes
+
+    def check_present(self, commit: Commit, component: str) -> None:
+        """Raise `Absent` where the data of a component is known not to be on the remote, or is not known there."""
+        id = object_id(Kind.COMMIT, encode(commit))
+        reason = self._survey.holes.get(id, {}).get(component)
+        if reason is None:
+            (tree,) = [one.tree for one in commit.named() if one.name == component]
+            if not self._local.known([tree]) and self._catalog.locate(tree) is None:
+                reason = "its data was never pushed there"
+        if reason is not None:
+            raise Absent(
+                f"the component {component!r} of {id.hex()[:12]} is not here, and {self._remote.url} lacks it too",
+                why=reason,
+                hint="ask another remote",
+            )
 
     def read(self, kind: Kind, id: bytes) -> bytes:
         """The raw bytes of a tree or commit, or of a chunk that is here."""

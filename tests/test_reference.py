@@ -66,6 +66,7 @@ USES = (
     "undo",
     "verify --read-data",
     "verify --subset 50%",
+    "verify --remote origin",
     "repair",
     "migrate",
     "validate HEAD --against HEAD~1 --only weight --only *.weight",

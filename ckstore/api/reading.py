@@ -29,8 +29,8 @@ class Reading:
                 rows = there["HEAD"]["model"]["embedding.weight"][0:10]
 
         Only the chunks that are touched come over the line, with those they are kept against, and nothing is stored
-        here; what is here is read here. `remote` is a name (None: origin, or the only one). For one thread. Raises `Absent` where the remote lacks it too, `Integrity`
-        where it is damaged there, `Auth`, `RemoteFailed`.
+        here; what is here is read here. `remote` is a name (None: origin, or the only one). For one thread. Raises
+        `Absent` where the remote lacks it too, `Integrity` where it is damaged there, `Auth`, `RemoteFailed`.
         """
         from ckstore.sync.remote_objects import RemoteObjects
         from ckstore.sync.remotes import reaching, remote_named

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.pull import PullResult
     from ckstore.porcelain.push import PushResult
     from ckstore.porcelain.remote import Pruned, RemoteAdded, RemoteInfo, RemoteReport
+    from ckstore.porcelain.verify_remote import VerifyRemoteResult
     from ckstore.progress import Progress
     from ckstore.repository import Repository
 
@@ -85,6 +86,21 @@ class Sharing:
         if grace_ns is None:
             raise InvalidInput(f"{grace!r} is no span of time", hint="write it as 7d, 12h, 30m or 0")
         return gc_remote(self._repository, RemoteGcOptions(name, grace_ns, dry_run))
+
+    def verify_remote(
+        self, name: str | None = None, *, read_data: bool = False, progress: Progress | None = None
+    ) -> VerifyRemoteResult:
+        """Check that all that a remote's branches and tags reach is there; with `read_data` that every byte is right.
+
+        Damage becomes a finding. Raises `NotFound` where nothing was ever pushed, `Auth`, `RemoteFailed`.
+        """
+        from ckstore.porcelain.verify_remote import VerifyRemoteOptions, verify_remote
+        from ckstore.sync.remotes import reaching, remote_named
+
+        remote = remote_named(self._repository, name)
+        with reaching(remote) as (place, _):
+            options = VerifyRemoteOptions(read_data, remote.jobs)
+            return verify_remote(self._repository, place, options, SILENT if progress is None else progress)
 
     def push(
         self,

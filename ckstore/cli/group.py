@@ -79,7 +79,7 @@ TASKS: dict[str, tuple[Listed, ...]] = {
     ),
     "keep them well": (
         Listed("gc", "retaining:gc", "Make room: drop what policies do not keep, and remove what nothing needs."),
-        Listed("verify", "keeping:verify", "Check that everything the branches and tags reach is there."),
+        Listed("verify", "verifying:verify", "Check that everything the branches and tags reach is there."),
         Listed("repair", "repairing:repair", "Keep what is sound of damaged packs, and list what is lost."),
         Listed(
             "validate",

@@ -1,18 +1,16 @@
-"""verify, doctor and completion: that a repository, and what is around it, stays well."""
+"""doctor, migrate and completion: that what is around a repository stays well."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckstore.cli.context import JsonFlag, document, emit, settings
-from ckstore.cli.progress_line import size
-from ckstore.cli.text import SHORT, count, printable
+from ckstore.cli.context import JsonFlag, emit, settings
+from ckstore.cli.text import printable
 from ckstore.errors import InvalidInput, NoRepository
 
 if TYPE_CHECKING:
@@ -25,49 +23,6 @@ SHELLS = ("bash", "zsh", "fish")
 
 _MARKS = {"ok": "ok", "warning": "warn", "problem": "BAD"}
 _COLORS = {"ok": "green", "warning": "yellow", "problem": "red"}
-
-
-def verify(
-    context: typer.Context,
-    read_data: Annotated[bool, typer.Option("--read-data", help="Read and hash every byte too.")] = False,
-    subset: Annotated[
-        str | None,
-        typer.Option("--subset", metavar="SHARE", help="Read only so much (10%, 0.1), of what was read longest ago."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the result to a file too, as JSON.")
-    ] = None,
-    json: JsonFlag = False,
-) -> None:
-    """Check that everything the branches and tags reach is there.
-
-    Exit code 4 if something is wrong.
-
-    Example: ckstore verify --read-data
-
-    Example: ckstore verify --subset 10% --report verify.json
-    """
-    from ckstore import durable
-    from ckstore.porcelain.verify import verify as verb
-
-    told = settings(context, json_flag=json)
-    with told.open() as repository:
-        result = verb(repository, told.bar(), read_data=read_data, subset=subset, now_ns=told.now_ns)
-    if report is not None:
-        durable.put(report.absolute(), document(told, result).encode())
-    read = " (add --read-data to hash every byte)"
-    if subset is not None:
-        read = f", {size(result.read_bytes)} in {count(result.read_packs, 'pack')} read and hashed"
-    elif read_data:
-        read = f", {size(result.read_bytes)} read and hashed"
-    lines = [f"{result.commits} commits, {result.objects} objects, {result.packs} packs{read}"]
-    for finding in result.findings:
-        where = f" (in {', '.join(id[:SHORT] for id in finding.commits[:5])})" if finding.commits else ""
-        lines.append(f"{finding.kind}: {printable(finding.what)}{where}")
-    lines.append("No problem found." if result.ok else f"{len(result.findings)} problems found. Fix: ckstore repair")
-    emit(told, result, "\n".join(lines))
-    if not result.ok:
-        raise typer.Exit(FINDINGS)
 
 
 def doctor(context: typer.Context, json: JsonFlag = False) -> None:

@@ -57,7 +57,7 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "fetch": (f"{_SYNC}.fetching:FetchResult",),
     "clone": (f"{_VERBS}.clone:CloneResult",),
     "gc": (f"{_VERBS}.gc:GcResult", "ckstore.checkpoint.gc_plan:GcPlan"),
-    "verify": (f"{_VERBS}.verify:VerifyResult",),
+    "verify": (f"{_VERBS}.verify:VerifyResult", f"{_VERBS}.verify_remote:VerifyRemoteResult"),
     "repair": (f"{_VERBS}.repair:RepairResult", "ckstore.storage.anew:JournalAnew"),
     "validate": (f"{_VERBS}.validate:ValidateResult",),
     "pin": (["ckstore.checkpoint.refs:RefInfo"], _MOVED),

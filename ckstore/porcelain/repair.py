@@ -1,4 +1,4 @@
-"""repair: what is sound of damaged packs is kept, what is lost is noted, and the index is made anew."""
+"""repair: what is sound of damaged packs is kept, what is lost is fetched or noted, and the index is made anew."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from ckstore.storage.examine import Examiner
 from ckstore.storage.record import Record
 from ckstore.storage.salvage import salvage, salvageable
 from ckstore.storage.verified import write_verified
+from ckstore.sync.recover import SoundLocal, findable, recover
 
 if TYPE_CHECKING:
     from ckstore.progress import Progress
+    from ckstore.remote.interface import Remote
     from ckstore.repository import Repository
     from ckstore.storage.anew import JournalAnew
     from ckstore.storage.collector import Collector
@@ -27,10 +29,14 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """`now_ns` since 1970 UTC. With `dry_run` nothing changes, and read-only repositories will do."""
+    """`now_ns` since 1970 UTC. With `dry_run` nothing changes, and read-only repositories will do.
+
+    `jobs` downloads run at once, where a remote is asked for what is lost.
+    """
 
     now_ns: int
     dry_run: bool = False
+    jobs: int = 4
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ class RepairResult:
     `lost` and `lost_commits` is all that is lost and was not noted before, `lost_objects` how many objects that is.
     `restored_commits` were written anew from the index, `found` are components noted as lost before that are all here
     again. `quarantined` are files now in `quarantine/`: damaged packs, and packs that no record names. `journal_mended`
-    says that the journal was damaged and has been written anew from the index. `record` is the
-    number of the record that says so, None where there was nothing to say or in a dry run.
+    says that the journal was damaged and has been written anew from the index. `fetched_objects` came from a
+    remote; in a dry run they are still counted as lost. `record` is the number of the record that says so, None where
+    there was nothing to say or in a dry run.
     """
 
     packs: tuple[DamagedPack, ...]
@@ -87,6 +94,8 @@ class RepairResult:
     journal_mended: bool = False
     reserve_released: bool = False
     record: int | None = None
+    fetched_objects: int = 0
+    fetched_bytes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -102,6 +111,8 @@ class _Done:
     journal_mended: bool = False
     reserve_released: bool = False
     quarantined: list[str] = field(default_factory=list)
+    fetched_objects: int = 0
+    fetched_bytes: int = 0
 
 
 class _Plan:
@@ -111,6 +122,11 @@ class _Plan:
         self.repository = repository
         self.examined = examiner.examine(progress)
         self.losses = losses(repository, repository.commits_at(self.examined.refs), self.examined)
+
+    @property
+    def lost(self) -> set[bytes]:
+        """Objects that are needed and lost, as far as that can be known."""
+        return self.losses.objects | self.losses.commits.keys()
 
     @property
     def rotten(self) -> list[bytes]:
@@ -148,16 +164,21 @@ class _Plan:
             journal_mended=done.journal_mended,
             reserve_released=done.reserve_released,
             record=done.record,
+            fetched_objects=done.fetched_objects,
+            fetched_bytes=done.fetched_bytes,
         )
 
 
-def repair(repository: Repository, options: RepairOptions, progress: Progress = SILENT) -> RepairResult:
+def repair(
+    repository: Repository, options: RepairOptions, progress: Progress = SILENT, remote: Remote | None = None
+) -> RepairResult:
     """Read everything; replace damaged packs by what is sound of them, note what is lost, make the index anew.
 
-    Saves go on meanwhile. May be interrupted at any moment and run again. Raises `Locked` where a gc or another repair
-    is under way, `SaveFailed` for a read-only repository or where packs cannot be read for another reason than damage,
-    `StoreFull`, `Conflict` where saves keep relying on what is lost, `Format` for what a newer version wrote. Nothing
-    is lost by any of these.
+    With `remote` what is lost here and sound there is fetched first; whatever that remote raises is raised then, before
+    anything else is changed. Saves go on meanwhile. May be interrupted at any moment and run again. Raises `Locked`
+    where a gc or another repair is under way, `SaveFailed` for a read-only repository or where packs cannot be read for
+    another reason than damage, `StoreFull`, `Conflict` where saves keep relying on what is lost, `Format` for what a
+    newer version wrote. Nothing is lost by any of these.
     """
     store = repository.store
     examiner = Examiner(store)
@@ -168,12 +189,17 @@ def repair(repository: Repository, options: RepairOptions, progress: Progress = 
         if store.may_write and not mendable:
             with store.locked():
                 done.quarantined += stray_packs(store)
+        if remote is not None and plan.lost:
+            _, needs = findable(remote, SoundLocal(repository, plan.examined), plan.lost)
+            done.fetched_objects = len(needs)
         return plan.result(done)
     with collecting(store) as collector:
         done = _Done(journal_mended=store.mend_journal(), reserve_released=store.use_reserve())
         for _ in range(_TRIES):
             plan = _Plan(repository, examiner, progress)
             try:
+                if remote is not None:
+                    plan = _fetched(plan, remote, options, examiner, done, progress)
                 _execute(plan, options, collector, done, progress)
             except Outdated as error:
                 failure: Outdated | StoreFull = error
@@ -184,6 +210,23 @@ def repair(repository: Repository, options: RepairOptions, progress: Progress = 
             else:
                 return plan.result(done)
         raise failure
+
+
+def _fetched(
+    plan: _Plan, remote: Remote, options: RepairOptions, examiner: Examiner, done: _Done, progress: Progress
+) -> _Plan:
+    """The plan once what is lost has been fetched, as far as the remote has it: trees that come name what else is."""
+    asked: set[bytes] = set()
+    while lost := plan.lost - asked:
+        local = SoundLocal(plan.repository, plan.examined)
+        got = recover(remote, local, lost, options.now_ns, options.jobs, progress)
+        if not got.objects:
+            break
+        asked |= lost
+        done.fetched_objects += got.objects
+        done.fetched_bytes += got.stored_bytes
+        plan = _Plan(plan.repository, examiner, progress)
+    return plan
 
 
 def repair_journal(layout: Layout) -> JournalAnew:

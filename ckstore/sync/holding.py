@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckstore.errors import Format, Integrity, NotFound
 from ckstore.remote.catalog import Catalog
+from ckstore.remote.segment import open_segment
 from ckstore.remote.state import State, decode_state
 from ckstore.sync.survey import survey
 
@@ -41,37 +43,51 @@ class Holding:
 
     `catalog` is of the segments that are sound there; `lost` are those that are not, with what is wrong; `packs` those
     of the catalog, `pack_faults` says of those that are gone, or of another length, what is wrong. `state_fault` is
-    None for a sound state. Raises `Integrity` or `Format` where the root itself is damaged or older than it was,
-    `NotFound` where there is none, and whatever the remote raises.
+    None for a sound state. With `kept` what is damaged there and kept here is taken from here for `catalog` and `state`
+    all the same. Raises `Integrity` or `Format` where the root itself is damaged or older than it was, `NotFound` where
+    there is none, and whatever the remote raises.
     """
 
-    def __init__(self, remote: Remote, local: Local, *, foreign: bool = False, older: bool = False) -> None:
+    def __init__(
+        self, remote: Remote, local: Local, *, kept: bool = False, foreign: bool = False, older: bool = False
+    ) -> None:
         self.survey = survey(remote, local, foreign=foreign, older=older)
         contents = self.survey.contents
         if not contents.generation:
             raise NotFound(f"{remote.url} holds nothing yet", hint="`ckstore push` sends something there")
-        self.state, self.state_fault = self._state(remote)
+        self.state, self.state_fault = self._state(remote, kept=kept)
         held = _Held()
         self.lost: dict[SegmentPointer, str] = {}
+        known = []
         for pointer in contents.segments:
             try:
                 Catalog(remote, [pointer], held)
             except (Integrity, Format, NotFound) as error:
                 self.lost[pointer] = error.what
-        self.catalog = Catalog(remote, [one for one in contents.segments if one not in self.lost], held)
+                copy = local.cache.get(pointer.digest) if kept else None
+                if copy is None or not _is_segment(pointer, copy):
+                    continue
+                held.put(pointer.digest, bytes(memoryview(copy)))
+            known.append(pointer)
+        self.catalog = Catalog(remote, known, held)
         self.packs: Mapping[bytes, RemotePack] = self.catalog.packs
         self.listed: Mapping[str, Stat] = {one.name: one for one in remote.list("packs/")}
         self.pack_faults = {name: fault for name, pack in self.packs.items() if (fault := self._fault(pack))}
 
-    def _state(self, remote: Remote) -> tuple[State, str | None]:
-        """The state as it is there, not as it is kept here."""
+    def _state(self, remote: Remote, *, kept: bool) -> tuple[State, str | None]:
+        """The state as it is there; where that is damaged, as it is kept here, or none at all."""
         pointer = self.survey.contents.state
         if pointer is None:
             return State(), None
         try:
             return decode_state(remote.get(pointer.name, 0, pointer.size_bytes), pointer), None
         except (Integrity, Format, NotFound) as error:
-            return State(), error.what
+            fault = error.what
+        copy = self.survey.local.cache.get(pointer.digest) if kept else None
+        if copy is not None:
+            with suppress(Integrity, Format):
+                return decode_state(bytes(memoryview(copy)), pointer), fault
+        return State(), fault
 
     def _fault(self, pack: RemotePack) -> str | None:
         there = self.listed.get(pack.object_name)
@@ -88,3 +104,12 @@ class Holding:
         for hole in self.state.holes:
             found.setdefault(hole.commit, {})[hole.component] = hole.reason
         return found
+
+
+def _is_segment(pointer: SegmentPointer, data: Buffer) -> bool:
+    view = memoryview(data)
+    try:
+        open_segment(pointer.digest, pointer.rows, pointer.packs, lambda start, stop: view[start:stop]).check()
+    except (Integrity, Format):
+        return False
+    return True

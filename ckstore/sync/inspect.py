@@ -35,10 +35,11 @@ class Fault(NamedTuple):
 class Inspection:
     """What of a remote is there and what is not.
 
-    `faults` lists what is wrong by itself, `faulty_packs` the packs to blame, with what. `commits` are those that refs
-    reach and that can be read, `lost_commits` the others. `needs` is what they need as far as that is known, `broken`
-    those of it that cannot be read there. `hit` says which faults affect a component of a commit (or "" for the commit
-    itself). With `read_data` every frame is fetched, decoded and hashed. Raises whatever the remote raises but damage.
+    `faults` lists what is wrong by itself, `faulty_packs` the packs to blame with what, `bad` the frames. `commits` are
+    those that refs reach and that can be read, `lost_commits` the others. `needs` is what they need as far as that is
+    known, `broken` those of it that cannot be read there. `hit` says which faults affect a component of a commit (or ""
+    for the commit itself). With `read_data` every frame is fetched, decoded and hashed. Raises whatever the remote
+    raises but damage.
     """
 
     def __init__(self, holding: Holding, local: Local, jobs: int, progress: Progress, *, read_data: bool) -> None:
@@ -49,8 +50,8 @@ class Inspection:
         self.faulty_packs: dict[bytes, str] = dict(holding.pack_faults)
         self.read_bytes = 0
         self.read_packs = 0
-        bad = self._read(jobs, progress) if read_data else {}
-        self._bad = self._bad_objects(bad)
+        self.bad = self._read(jobs, progress) if read_data else {}
+        self._bad = self._bad_objects(self.bad)
         if holding.state_fault is not None:
             self.faults.append(Fault("state", holding.state_fault))
         self.faults += [Fault("segment", f"{pointer.name}: {what}") for pointer, what in holding.lost.items()]

@@ -35,7 +35,8 @@ class Lacking:
 
     `reach` says what can be read there, `shadows` whether a frame of an object is known there that cannot: what comes
     beside it must be of a lower version, and is encoded by itself. A frame goes as it is, with those that it hangs on,
-    as long as its chain there costs no more than `preset` allows, or than it does here.
+    as long as its chain there costs no more than `preset` allows, or than it does here. `planned` is what will be there
+    besides; what comes in another way is to be added.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Lacking:
         self._preset = preset
         self._there = reach
         self._shadows = shadows
-        self._planned: dict[bytes, Reached] = {}
+        self.planned: dict[bytes, Reached] = {}
 
     def sendings(self, needs: Mapping[bytes, Need]) -> list[Sending]:
         """What to send for `needs`; streams one after another, in each what others hang on first.
@@ -58,12 +59,13 @@ class Lacking:
         """
         found: list[Sending] = []
         for id, need in needs.items():
-            if self._reach(id) is None:
+            if self.reach(id) is None:
                 found += self._with_bases(id, need)
         return sorted(found, key=lambda sending: sending.need.stream)
 
-    def _reach(self, id: bytes) -> Reached | None:
-        return self._planned.get(id) or self._there(id)
+    def reach(self, id: bytes) -> Reached | None:
+        """An object as it can be read there once all is sent; None where it cannot."""
+        return self.planned.get(id) or self._there(id)
 
     def _with_bases(self, id: bytes, need: Need) -> Iterator[Sending]:
         chain = self._local.chain(id)
@@ -73,18 +75,18 @@ class Lacking:
             )
         needed: list[Location] = []
         for place in chain:
-            if needed and self._reach(place.frame.id) is not None:
+            if needed and self.reach(place.frame.id) is not None:
                 break
             needed.append(place)
         own = sum(work(place.frame) for place in chain)
         for place in reversed(needed):
             frame = place.frame
-            there = extended(self._reach(frame.base) if frame.base != NO_ID else None, frame)
+            there = extended(self.reach(frame.base) if frame.base != NO_ID else None, frame)
             most = max(self._preset.max_work * frame.raw_length, own)
             alone = frame.base != NO_ID and (there is None or there.work > most or self._shadows(frame.id))
             if alone or there is None:
                 there = Reached(frame._replace(base=NO_ID, version=0), 0, frame.raw_length)
-            self._planned[frame.id] = there
+            self.planned[frame.id] = there
             yield Sending(place, need, alone)
 
 

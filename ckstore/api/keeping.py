@@ -51,14 +51,23 @@ class Keeping:
         told = SILENT if progress is None else progress
         return verify(self._repository, told, read_data=read_data, subset=subset, now_ns=now()[0])
 
-    def repair(self, *, dry_run: bool = False, progress: Progress | None = None) -> RepairResult:
+    def repair(
+        self, *, source: str | None = None, dry_run: bool = False, progress: Progress | None = None
+    ) -> RepairResult:
         """Keep what is sound of damaged packs, note what is lost, and make the index anew; nothing that is sound goes.
 
-        Reads everything. What is lost raises `Absent` from then on; committing the same data again stores it anew.
+        Reads everything. What is lost is brought from the remote `source`, if that is given; what is still lost raises
+        `Absent` from then on; committing the same data again stores it anew.
         With `dry_run` it only says what is wrong. Raises `Locked` where a gc is under way.
         """
         told = SILENT if progress is None else progress
-        return repair(self._repository, RepairOptions(now()[0], dry_run), told)
+        if source is None:
+            return repair(self._repository, RepairOptions(now()[0], dry_run), told)
+        from ckstore.sync.remotes import reaching, remote_named
+
+        remote = remote_named(self._repository, source)
+        with reaching(remote) as (place, _):
+            return repair(self._repository, RepairOptions(now()[0], dry_run, remote.jobs), told, place)
 
     def _after_commit(self, made: CommitResult) -> None:
         """Run gc, where the branch's policy says so."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.pull import PullResult
     from ckstore.porcelain.push import PushResult
     from ckstore.porcelain.remote import Pruned, RemoteAdded, RemoteInfo, RemoteReport
+    from ckstore.porcelain.repair_remote import RepairRemoteResult
     from ckstore.porcelain.verify_remote import VerifyRemoteResult
     from ckstore.progress import Progress
     from ckstore.repository import Repository
@@ -101,6 +102,22 @@ class Sharing:
         with reaching(remote) as (place, _):
             options = VerifyRemoteOptions(read_data, remote.jobs)
             return verify_remote(self._repository, place, options, SILENT if progress is None else progress)
+
+    def repair_remote(
+        self, name: str | None = None, *, dry_run: bool = False, progress: Progress | None = None
+    ) -> RepairRemoteResult:
+        """Send a remote anew what is damaged or missing there and sound here; nothing that is sound there goes.
+
+        Reads everything there. What neither side has is lost, and noted there. Raises `NotFound`, `Integrity`,
+        `Conflict`, `Auth`, `RemoteFailed`.
+        """
+        from ckstore.porcelain.repair_remote import RepairRemoteOptions, repair_remote
+        from ckstore.sync.remotes import reaching, remote_named
+
+        remote = remote_named(self._repository, name)
+        with reaching(remote) as (place, _):
+            options = RepairRemoteOptions(dry_run, remote.jobs)
+            return repair_remote(self._repository, place, options, SILENT if progress is None else progress)
 
     def push(
         self,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckstore.cli.complete import remotes
 from ckstore.cli.context import JsonFlag, emit, settings
 from ckstore.cli.keeping import FINDINGS
 from ckstore.cli.progress_line import size
+from ckstore.cli.sharing import listening
 from ckstore.cli.text import SHORT, count, printable
 from ckstore.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ckstore.cli.context import Settings
     from ckstore.porcelain.repair import LostComponent, RepairResult
+    from ckstore.porcelain.repair_remote import RepairRemoteResult
     from ckstore.storage.anew import JournalAnew
 
 _MOST = 50
@@ -28,6 +33,14 @@ def repair(
         bool,
         typer.Option("--rebuild-journal", help="Make a journal of what the packs hold; only where none can be read."),
     ] = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="Bring what is lost here from a remote.", autocompletion=remotes),
+    ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option("--remote", metavar="NAME", help="Repair a remote from here instead.", autocompletion=remotes),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Keep what is sound of damaged packs, and list what is lost.
@@ -35,29 +48,83 @@ def repair(
     Reads everything. Damaged files move to .ckstore/quarantine. What is lost is marked in the log; committing the same
     data again stores it anew. Exit code 4 if something is lost.
 
+    --remote reads everything on that remote and sends anew what is damaged or missing there and sound here.
+
     --rebuild-journal is for a repository that cannot be opened. Commits that nothing names get branches, recovered/ID.
 
     Example: ckstore repair --dry-run
+
+    Example: ckstore repair --from origin
+
+    Example: ckstore repair --remote origin
     """
     from ckstore.porcelain.repair import RepairOptions, repair_journal
     from ckstore.porcelain.repair import repair as verb
 
     told = settings(context, json_flag=json)
+    if remote is not None:
+        if rebuild_journal or source is not None:
+            raise InvalidInput("--remote excludes --from and --rebuild-journal", hint="repair one place at a time")
+        _repair_remote(told, remote, dry_run=dry_run)
+        return
     if rebuild_journal:
         if dry_run:
             raise InvalidInput("--rebuild-journal has no dry run", hint="copy the .ckstore folder first to try it")
         anew = repair_journal(told.layout())
         emit(told, anew, "\n".join(_anew(anew)))
         return
-    with told.open() as repository:
-        result = verb(repository, RepairOptions(told.now_ns, dry_run), told.bar())
+    with told.open() as repository, ExitStack() as open_places:
+        place, jobs = None, 4
+        if source is not None:
+            from ckstore.sync.remotes import reaching, remote_named
+
+            named = remote_named(repository, source)
+            jobs = named.jobs
+            place, _ = open_places.enter_context(reaching(named, listening(told)))
+        result = verb(repository, RepairOptions(told.now_ns, dry_run, jobs), told.bar(), place)
     emit(told, result, "\n".join(_lines(result, dry_run=dry_run)))
     if not result.ok:
         raise typer.Exit(FINDINGS)
 
 
+def _repair_remote(told: Settings, name: str, *, dry_run: bool) -> None:
+    from ckstore.porcelain.repair_remote import RepairRemoteOptions, repair_remote
+    from ckstore.sync.remotes import reaching, remote_named
+
+    with told.open() as repository:
+        named = remote_named(repository, name)
+        with reaching(named, listening(told)) as (place, _):
+            result = repair_remote(repository, place, RepairRemoteOptions(dry_run, named.jobs), told.bar())
+    emit(told, result, "\n".join(_there(result, dry_run=dry_run)))
+    if not result.ok:
+        raise typer.Exit(FINDINGS)
+
+
+def _there(result: RepairRemoteResult, *, dry_run: bool) -> Iterator[str]:
+    yield f"{printable(result.url)}:"
+    for pack in result.packs:
+        yield f"pack {pack.name[:SHORT]}: {printable(pack.what)}"
+    if result.segments:
+        yield f"{count(result.segments, 'segment')} of its index {'would be' if dry_run else 'were'} made anew."
+    if result.sent_objects or result.copied_objects:
+        would = "Would send" if dry_run else "Sent"
+        copied = f", {result.copied_objects} of them from sound parts there" if result.copied_objects else ""
+        sent = count(result.sent_objects + result.copied_objects, "object")
+        yield f"{would} {sent} anew, {size(result.sent_bytes)}{copied}."
+    for one in result.lost[:_MOST]:
+        yield f"Lost there and here: {one.commit[:SHORT]}  {printable(one.component)}"
+    if len(result.lost) > _MOST:
+        yield f"and {len(result.lost) - _MOST} more (--json lists all)"
+    yield from (f"Lost: commit {id[:SHORT]}." for id in result.lost_commits)
+    if result.ok:
+        yield "Nothing is lost." if result.packs or result.segments or result.sent_objects else "Nothing is damaged."
+
+
 def _lines(result: RepairResult, *, dry_run: bool) -> Iterator[str]:
     yield f"{size(result.read_bytes)} read and hashed."
+    if result.fetched_objects:
+        brought = "would be brought" if dry_run else f"({size(result.fetched_bytes)}) brought"
+        yield f"{count(result.fetched_objects, 'lost object')} {brought} from the remote."
     for pack in result.packs:
         what = pack.what or "sound, but for what other packs lost"
         yield f"pack {pack.name[:SHORT]}: {printable(what)}; {pack.salvaged} objects kept, {pack.unusable} frames not"

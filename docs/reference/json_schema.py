@@ -58,7 +58,11 @@ RESULTS: dict[str, tuple[Result, ...]] = {
     "clone": (f"{_VERBS}.clone:CloneResult",),
     "gc": (f"{_VERBS}.gc:GcResult", "ckstore.checkpoint.gc_plan:GcPlan"),
     "verify": (f"{_VERBS}.verify:VerifyResult", f"{_VERBS}.verify_remote:VerifyRemoteResult"),
-    "repair": (f"{_VERBS}.repair:RepairResult", "ckstore.storage.anew:JournalAnew"),
+    "repair": (
+        f"{_VERBS}.repair:RepairResult",
+        f"{_VERBS}.repair_remote:RepairRemoteResult",
+        "ckstore.storage.anew:JournalAnew",
+    ),
     "validate": (f"{_VERBS}.validate:ValidateResult",),
     "pin": (["ckstore.checkpoint.refs:RefInfo"], _MOVED),
     "unpin": (_MOVED,),

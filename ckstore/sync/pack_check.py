@@ -27,7 +27,7 @@ _WINDOW_BYTES = 8 << 20
 
 
 class RemotePackSource:
-    """A pack on a remote as `pack.reader.Source`, read on in windows; for one thread."""
+    """A pack on a remote as `pack.reader.Source`, read on in windows; what was passed before is read by itself."""
 
     def __init__(self, remote: Remote, pack: RemotePack) -> None:
         self._remote = remote
@@ -43,7 +43,8 @@ class RemotePackSource:
     def read_at(self, offset: int, length: int) -> bytes:
         stop = min(offset + length, self.size_bytes)
         if not self._start <= offset <= stop <= self._start + len(self._held):
-            end = min(max(offset + _WINDOW_BYTES, stop), self.size_bytes)
+            onward = offset >= self._start + len(self._held)
+            end = min(max(offset + _WINDOW_BYTES, stop), self.size_bytes) if onward else stop
             self._held = self._remote.get(self._pack.object_name, offset, end)
             self._start = offset
             self.read_bytes += len(self._held)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ckstore.api.environment import now
+from ckstore.api.syncing import connected
 from ckstore.porcelain.pin import PinOptions, pin, unpin
 from ckstore.porcelain.repair import RepairOptions, repair
 from ckstore.porcelain.verify import verify
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ckstore.porcelain.repair import RepairResult
     from ckstore.porcelain.verify import VerifyResult
     from ckstore.progress import Progress
+    from ckstore.remote.interface import Remote
     from ckstore.repository import Repository
 
 
@@ -51,14 +53,21 @@ class Keeping:
         told = SILENT if progress is None else progress
         return verify(self._repository, told, read_data=read_data, subset=subset, now_ns=now()[0])
 
-    def repair(self, *, dry_run: bool = False, progress: Progress | None = None) -> RepairResult:
+    def repair(
+        self, *, dry_run: bool = False, remote: str | Remote | None = None, progress: Progress | None = None
+    ) -> RepairResult:
         """Keep what is sound of damaged packs, note what is lost, and make the index anew; nothing that is sound goes.
 
-        Reads everything. What is lost raises `Absent` from then on; committing the same data again stores it anew.
-        With `dry_run` it only says what is wrong. Raises `Locked` where a gc is under way.
+        Reads everything. With `remote` what is lost here and sound there is fetched first. What is lost all the same
+        raises `Absent` from then on; committing the same data again stores it anew. With `dry_run` it only says what is
+        wrong. Raises `Locked` where a gc is under way, and whatever the remote raises.
         """
         told = SILENT if progress is None else progress
-        return repair(self._repository, RepairOptions(now()[0], dry_run), told)
+        options = RepairOptions(now()[0], dry_run)
+        if remote is None:
+            return repair(self._repository, options, told)
+        with connected(remote) as place:
+            return repair(self._repository, options, told, place)
 
     def _after_commit(self, made: CommitResult) -> None:
         """Run gc, where the branch's policy says so."""

@@ -1,4 +1,4 @@
-"""The part of an open repository that reads absent data on a remote, by range, without bringing it here."""
+"""The part of an open repository that reads on remotes: absent data by range, and whether all is sound there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 from ckstore.api.checkpoint import Checkpoint
 from ckstore.api.environment import now
+from ckstore.api.syncing import connected, pause
+from ckstore.progress import SILENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ckstore.porcelain.repair_remote import RepairRemoteResult
+    from ckstore.porcelain.verify_remote import VerifyRemoteResult
+    from ckstore.progress import Progress
     from ckstore.remote.interface import Remote
     from ckstore.repository import Repository
     from ckstore.sync.remote_objects import RemoteObjects
 
 
 class Reading:
-    """Reads what is not here; a part of `Repo`."""
+    """What a repository reads on remotes, and mends there; a part of `Repo`."""
 
     _repository: Repository
 
@@ -32,12 +37,37 @@ class Reading:
         here; what is here is read here. For one thread. Raises `Absent` where the remote lacks it too, `Integrity`
         where it is damaged there, `Auth`, `RemoteFailed`.
         """
-        from ckstore.api.syncing import connected
         from ckstore.sync.remote_objects import RemoteObjects
         from ckstore.sync.repository_local import RepositoryLocal
 
         with connected(remote) as place:
             yield RemoteView(self._repository, RemoteObjects(place, RepositoryLocal(self._repository)))
+
+    def verify_remote(
+        self, remote: str | Remote, *, read_data: bool = False, jobs: int = 4, progress: Progress | None = None
+    ) -> VerifyRemoteResult:
+        """Check that everything the refs of a remote reach is there; with `read_data`, that every byte is right.
+
+        Changes nothing; damage becomes a finding. Raises `NotFound` where nothing was pushed, `Auth`, `RemoteFailed`.
+        """
+        from ckstore.porcelain.verify_remote import VerifyRemoteOptions, verify_remote
+
+        with connected(remote) as place:
+            return verify_remote(self._repository, place, VerifyRemoteOptions(read_data, jobs), progress or SILENT)
+
+    def repair_remote(
+        self, remote: str | Remote, *, dry_run: bool = False, jobs: int = 4, progress: Progress | None = None
+    ) -> RepairRemoteResult:
+        """Send anew what is damaged or missing on a remote and sound here; damaged packs there are condemned.
+
+        Reads everything there. What neither side can read becomes absent there. Raises `Integrity` where its root is
+        damaged or was put back, `Conflict`, `Auth`, `RemoteFailed`: nothing has changed there then.
+        """
+        from ckstore.porcelain.repair_remote import RepairRemoteOptions, repair_remote
+
+        with connected(remote) as place:
+            options = RepairRemoteOptions(dry_run, jobs)
+            return repair_remote(self._repository, place, options, progress or SILENT, pause)
 
 
 class RemoteView:

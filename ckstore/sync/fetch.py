@@ -125,7 +125,7 @@ class _Fetch:
         if not moves or all(tip in seen for tip in tips):
             record = None if request.dry_run else self._settle(moves, [], {})
             return Fetched(tuple(moves), record=record, **said)  # type: ignore[arg-type]
-        reader = RemoteReader(self._survey.remote, self._local, self._survey.catalog)
+        reader = RemoteReader(self._survey.remote, self._local, self._survey.catalog, jobs=request.jobs)
         commits = _walk(reader.commit, tips, seen)
         holes = self._holes(commits)
         absent = {(hole.commit, hole.component) for hole in holes}

@@ -289,10 +289,16 @@ def remote() -> str:
         [f"ten checkpoints of {restic['raw_bytes'] / 1e7:.0f} MB as files, committed and pushed, against restic 0.14",
          f"{restic['bytes / restic']:.2f}x the bytes, {restic['time / restic']:.2f}x the time"],
     ]  # fmt: skip
+    earlier = "".join(
+        f"; load {one['load before']:.1f} to {one['load after']:.1f}: push {one['push rate / plain'] * 100:.0f}%, clone"
+        f" {one['clone rate / plain'] * 100:.0f}%, time against restic {one['time / restic']:.2f}x"
+        for one in found.get("earlier runs", ())
+    )
+    load = found["load"]
     return (
-        "One run of `python -m benchmarks.bench_remote`: the tests' S3 server on the same two cores as the client\n"
-        f"(load {found['load']['before']:.1f} before, {found['load']['after']:.1f} after).\n\n"
-        + table("| what | measured |", rows)
+        "The last run of `python -m benchmarks.bench_remote`: the tests' S3 server on the same two cores as the\n"
+        f"client, beside other work (load {load['before']:.1f} to {load['after']:.1f}), which moves rates and times much."
+        f"\nEarlier runs{earlier}.\n\n" + table("| what | measured |", rows)
     )
 
 

@@ -270,6 +270,38 @@ def training() -> str:
     )
 
 
+def remote() -> str:
+    """What remotes cost."""
+    found = results("remote")
+    pushes, rates, tensor, restic = (found[name] for name in ("pushes", "rates", "tensor", "restic"))
+    rows = [
+        ["bytes an incremental push sends, against the frames of the new objects",
+         f"{pushes['up / stored, worst']:.4f}x"],
+        ["its requests beyond packs / requests of a push or fetch with nothing to do",
+         f"{pushes['requests beyond packs, worst']:.0f} / {pushes['requests of an empty push']:.0f}"],
+        ["root, segments, tables, trees and commits, against raw bytes", f"{pushes['metadata / raw'] * 100:.3f}%"],
+        ["one tensor of 17 MB out of 1 GB, cold: bytes against its chunks' chains; bytes of the catalog besides",
+         f"{tensor['read / chains']:.3f}x; {tensor['catalog_bytes'] / 1e6:.2f} MB; {tensor['requests']:.0f} requests"],
+        [f"push of {rates['bytes'] / 1e6:.0f} MB on 4 threads, against plain boto3 uploads of the same packs",
+         f"{rates['push rate / plain'] * 100:.0f}% of the rate, {rates['push_peak_bytes'] / 1e6:.0f} MB of memory"],
+        ["clone of it, every byte decoded, hashed and synced, against plain downloads to files",
+         f"{rates['clone rate / plain'] * 100:.0f}% of the rate, {rates['clone_peak_bytes'] / 1e6:.0f} MB"],
+        [f"ten checkpoints of {restic['raw_bytes'] / 1e7:.0f} MB as files, committed and pushed, against restic 0.14",
+         f"{restic['bytes / restic']:.2f}x the bytes, {restic['time / restic']:.2f}x the time"],
+    ]  # fmt: skip
+    earlier = "".join(
+        f"; load {one['load before']:.1f} to {one['load after']:.1f}: push {one['push rate / plain'] * 100:.0f}%, clone"
+        f" {one['clone rate / plain'] * 100:.0f}%, time against restic {one['time / restic']:.2f}x"
+        for one in found.get("earlier runs", ())
+    )
+    load = found["load"]
+    return (
+        "The last run of `python -m benchmarks.bench_remote`: the tests' S3 server on the same two cores as the\n"
+        f"client, beside other work (load {load['before']:.1f} to {load['after']:.1f}), which moves rates and times\n"
+        f"much. Earlier runs{earlier}.\n\n" + table("| what | measured |", rows)
+    )
+
+
 def durability() -> str:
     """What cuts left of saves made in several ways."""
     rows = []
@@ -298,6 +330,7 @@ _FIGURES = {
     "files": files,
     "scale": scale,
     "training": training,
+    "remote": remote,
     "durability": durability,
 }
 

@@ -121,7 +121,7 @@ class _Fetch:
         if not moves or all(tip in seen for tip in tips):
             record = None if request.dry_run else self._settle(moves, [], {})
             return Fetched(tuple(moves), record=record, **said)  # type: ignore[arg-type]
-        reader = RemoteReader(self._survey.remote, self._local, self._survey.catalog)
+        reader = RemoteReader(self._survey.remote, self._local, self._survey.catalog, jobs=request.jobs)
         commits = walk(reader.commit, tips, seen)
         self._check_only(commits)
         holes = self._holes(commits)

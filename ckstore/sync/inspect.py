@@ -45,7 +45,7 @@ class Inspection:
     def __init__(self, holding: Holding, local: Local, jobs: int, progress: Progress, *, read_data: bool) -> None:
         self.holding = holding
         self._local = local
-        self._reader = RemoteReader(holding.survey.remote, None, holding.catalog)
+        self._reader = RemoteReader(holding.survey.remote, None, holding.catalog, jobs=jobs)
         self.faults: list[Fault] = []
         self.faulty_packs: dict[bytes, str] = dict(holding.pack_faults)
         self.read_bytes = 0

@@ -259,3 +259,21 @@ def test_what_is_damaged_there_too_is_left_out(mine: ckstore.Repo, remote: Count
     assert result.lost
     assert result.fetched_objects > 0
     assert mine.verify(read_data=True).ok
+
+
+def test_by_name(tmp_path: Path, mine: ckstore.Repo) -> None:
+    (tmp_path / "remote").mkdir()
+    mine.add_remote("origin", tmp_path / "remote", test=False)
+    mine.commit(state(1), step=1)
+    wanted = objects_of(mine)
+    mine.push()
+    assert mine.verify_remote(read_data=True).ok
+    pack = max((tmp_path / "remote/packs").iterdir(), key=lambda path: path.stat().st_size)
+    held = pack.read_bytes()
+    pack.write_bytes(held[:-1])
+    assert not mine.verify_remote("origin").ok
+    assert mine.repair_remote("origin").sent_objects > 0
+    assert mine.verify_remote("origin", read_data=True).ok
+    data_packs(mine)[0].unlink()
+    assert mine.repair(source="origin").fetched_objects > 0
+    assert objects_of(mine) == wanted

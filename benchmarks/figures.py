@@ -297,8 +297,8 @@ def remote() -> str:
     load = found["load"]
     return (
         "The last run of `python -m benchmarks.bench_remote`: the tests' S3 server on the same two cores as the\n"
-        f"client, beside other work (load {load['before']:.1f} to {load['after']:.1f}), which moves rates and times\n"
-        f"much. Earlier runs{earlier}.\n\n" + table("| what | measured |", rows)
+        f"client, load {load['before']:.1f} to {load['after']:.1f}{f'. Earlier runs{earlier}' if earlier else ''}.\n\n"
+        + table("| what | measured |", rows)
     )
 
 

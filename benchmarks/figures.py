@@ -146,7 +146,11 @@ def speed() -> str:
         ["two threads against one: new data / deltas",
          f"{found['scaling']['new']:.2f}x / {found['scaling']['delta']:.2f}x"],
     ]  # fmt: skip
-    return table("| what | measured |", rows)
+    return (
+        "Times of `python benchmarks/bench_store.py` from before the passes over chunks were\n"
+        "[compiled](docs/decisions/0018-compiled-kernel.md), which takes a third off a dense commit's CPU time.\n\n"
+        + table("| what | measured |", rows)
+    )
 
 
 def scans() -> str:

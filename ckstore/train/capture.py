@@ -98,9 +98,7 @@ class Capture:
         """
         states = found.states
         names = [entry.name for entry in found.commit.components]
-        lacking = [name for name in self.parts.parts if name not in states]
-        if strict:
-            self.parts.components(names)
+        lacking = self.parts.lacking(names, strict=strict)
         report = self.parts.fit(states, strict=strict)
         run = states.get("run", {})
         if "rng" not in states:

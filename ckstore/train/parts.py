@@ -57,16 +57,16 @@ class Parts:
                 found.update(place_of(value) for value in state.values() if _strided(value))
         return found
 
-    def components(self, names: list[str]) -> list[str]:
-        """Those of the components that a commit, which has `names`, must have. Raises `InvalidInput` for what lacks."""
+    def lacking(self, names: list[str], *, strict: bool) -> list[str]:
+        """The components of the run that a commit with `names` lacks. Raises `InvalidInput` where `strict`."""
         lacking = [name for name in self.parts if name not in names]
-        if lacking:
+        if lacking and strict:
             raise InvalidInput(
                 f"the commit has no component {', '.join(map(repr, lacking))}, which the run tracks",
                 why=f"it has {', '.join(names)}",
                 hint=nearest(lacking[0], names) or "resume(strict=False) begins with what is there",
             )
-        return list(self.parts)
+        return lacking
 
     def fit(self, states: Mapping[str, object], *, strict: bool) -> LoadReport:
         """Raise `InvalidInput` unless the states of components fit; nothing is touched."""

@@ -1,17 +1,15 @@
-"""The child that saves and is killed, starved or lied to: `python -m tests.crash.driver FOLDER SOCKET ...`.
+"""What the child does that saves and is killed, starved or lied to (nursery.py has it).
 
 It reports through a socket, by calls that no fault is injected into: one JSON line a save, sent after the
 commit has returned. One thread stores the chunks, so that the Nth call of a kind is the same one in each run.
-It says `?` once it has started, and waits for a byte on its standard input.
+It says `?` once it has started, and waits for a byte from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import socket
 import warnings
 from contextlib import nullcontext
 from itertools import count
@@ -26,6 +24,7 @@ from tests.crash.replaced import replaced
 from tests.crash.states import BRANCH, Label, collect, save
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator, Sequence
 
     from ckstore.repository import Repository
@@ -85,11 +84,10 @@ def _seeds(arguments: argparse.Namespace) -> Iterator[int]:
     return count(arguments.first, arguments.stride)
 
 
-def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """What a child is told to do; None: by its command line."""
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """What a child is told to do."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("socket", type=int)
     parser.add_argument("--shape", default="small")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--stride", type=int, default=1)
@@ -102,13 +100,13 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    arguments = parsed()
+def live(words: Sequence[str], channel: socket.socket) -> None:
+    """All that the child does, as `words` say."""
+    arguments = parsed(words)
     if arguments.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
-    channel = socket.socket(fileno=arguments.socket)
     channel.sendall(b"?")
-    os.read(0, 1)  # a tracer may attach itself in between
+    channel.recv(1)  # a tracer may attach itself in between
     work(arguments, channel)
 
 
@@ -122,7 +120,3 @@ def work(arguments: argparse.Namespace, channel: socket.socket) -> None:
             child.attempt(Label(arguments.shape, seed))
             if arguments.collect_every and number % arguments.collect_every == 0:
                 child.collect()
-
-
-if __name__ == "__main__":
-    main()

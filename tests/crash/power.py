@@ -186,7 +186,7 @@ class Runs:
 
     def _child(self, arguments: Sequence[object], later: int = 0, *, mutated: bool = True) -> Halted:
         """A child that does what `arguments` say, with states `later` than those they name."""
-        told = driver.parsed([str(self._folder / "repo"), "-1", *map(str, arguments)])
+        told = driver.parsed([str(self._folder / "repo"), *map(str, arguments)])
         told.first += later
 
         def work(channel: socket.socket) -> None:

@@ -19,7 +19,7 @@ from ckstore.lock import FileLock
 from ckstore.repository import open_repository
 from ckstore.storage import store as storage
 from ckstore.storage.store import Store
-from tests.crash import traced
+from tests.crash import nursery, traced
 from tests.crash.oracle import judge
 from tests.crash.replaced import replaced
 from tests.crash.states import Label, history, read, save, state
@@ -64,7 +64,7 @@ def test_a_stopped_writer(tmp_path: Path, count: Callable[[str, int], None], sca
 def _stopped_at(folder: Path, point: Point, known: dict[str, Label], log: Path) -> tuple[list[str], bool]:
     """What was wrong, and whether another writer was refused meanwhile."""
     child = traced.Child(folder, SAVE)
-    pid = child.process.pid
+    pid = child.pid
     inject = f"inject={point.call}:signal=SIGSTOP:when={point.n}"
     command = ["strace", "-f", "-o", str(log), "-e", f"trace={point.call}", "-e", inject, "-p", str(pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
@@ -77,7 +77,7 @@ def _stopped_at(folder: Path, point: Point, known: dict[str, Label], log: Path) 
             os.kill(pid, signal.SIGCONT)
             assert not child.listen(20), "the child hangs"
         except BaseException:
-            child.process.kill()  # else its tracer waits for ever
+            child.kill()  # else its tracer waits for ever
             raise
         outcome = child.outcome()
     if len(outcome.acknowledged) != 1 or outcome.status:
@@ -110,7 +110,7 @@ def _meanwhile(folder: Path, known: dict[str, Label], pid: int) -> tuple[list[st
 
 def _wait_until_stopped(pid: int) -> None:
     """A traced process is halted at each call for a moment; this one stays so."""
-    deadline, seen = time.monotonic() + traced.PATIENCE_S, 0
+    deadline, seen = time.monotonic() + nursery.PATIENCE_S, 0
     while seen < 8:
         assert time.monotonic() < deadline, "it does not stop"
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:

@@ -7,23 +7,20 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.crash.nursery import PATIENCE_S, bear
 from tests.crash.states import Label, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-ROOT = Path(__file__).parents[2]
+    from pathlib import Path
 
 DISK_CALLS = (
     "write", "writev", "pwrite64", "pwritev", "pwritev2", "fsync", "fdatasync", "msync", "sync_file_range", "syncfs",
@@ -34,8 +31,6 @@ DISK_CALLS = (
 
 OPEN, REPORT = "openat", "sendto"
 """The call that makes files, among many that do not; and the one that acknowledges."""
-
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -58,48 +53,50 @@ class Outcome:
 
 
 class Child:
-    """A driver process, which waits for `go` once it has started."""
+    """A process that does what driver.py says, once it is told to `go`."""
 
     def __init__(self, folder: Path, arguments: Sequence[object]) -> None:
-        self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-B", "-m", "tests.crash.driver", str(folder), str(theirs.fileno())]
-        self.process = subprocess.Popen(
-            [*command, *map(str, arguments)],
-            cwd=ROOT, pass_fds=[theirs.fileno()],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        theirs.close()
+        self._born = bear([folder, *arguments])
+        self._socket = self._born.channel
         self._received = b""
         assert self._socket.recv(1) == b"?", self.end()
 
+    @property
+    def pid(self) -> int:
+        return self._born.pid
+
     def go(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"!")
-        self.process.stdin.flush()
+        self._socket.sendall(b"!")
 
     def listen(self, patience_s: float = PATIENCE_S) -> bool:
         """Take in what is reported within `patience_s` or until the child has ended; whether it goes on."""
         deadline = time.monotonic() + patience_s
         while (left := deadline - time.monotonic()) > 0:
             if select.select([self._socket], [], [], left)[0]:
-                data = self._socket.recv(1 << 16)
+                try:
+                    data = self._socket.recv(1 << 16)
+                except ConnectionResetError:  # it ended before it had read that it may go
+                    data = b""
                 if not data:
                     return False
                 self._received += data
         return True
 
+    def kill(self) -> None:
+        self._born.kill()
+
     def end(self) -> Outcome:
         """Kill the child if it still runs. A report cut short by that was not received."""
-        self.process.kill()
+        self.kill()
         self.listen()
         return self.outcome()
 
     def outcome(self) -> Outcome:
         """What came of a child that has ended."""
         self._socket.close()
-        _, errors = self.process.communicate(timeout=PATIENCE_S)
+        status, errors = self._born.ended()
         lines = self._received.split(b"\n")[:-1]
-        return Outcome(self.process.returncode, [json.loads(line) for line in lines], errors=errors.decode())
+        return Outcome(status, [json.loads(line) for line in lines], errors=errors)
 
 
 def run(folder: Path, arguments: Sequence[object]) -> Outcome:
@@ -116,7 +113,7 @@ def trace(folder: Path, arguments: Sequence[object], calls: Sequence[str], injec
     command = ["strace", "-f", "-s", "0", "-o", str(log), "-e", f"trace={','.join(calls)}"]
     if inject is not None:
         command += ["-e", f"inject={inject}"]
-    with subprocess.Popen([*command, "-p", str(child.process.pid)], stderr=subprocess.PIPE, text=True) as tracer:
+    with subprocess.Popen([*command, "-p", str(child.pid)], stderr=subprocess.PIPE, text=True) as tracer:
         assert tracer.stderr is not None
         said = tracer.stderr.readline()
         assert "attached" in said, said

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
+import botocore.session
 import pytest
+from botocore.loaders import create_loader
 
 from ckstore.remote.s3 import S3Remote
 from ckstore.remote.s3_place import S3Place
@@ -82,7 +85,10 @@ _CHAIN = {
 
 @pytest.fixture(scope="session")
 def _s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with running("tests.servers.strict_s3", "0", log=tmp_path_factory.mktemp("s3") / "log") as port:
+    """Clients are made for each test: the files that they come out of are read once."""
+    log = tmp_path_factory.mktemp("s3") / "log"
+    with running("tests.servers.strict_s3", "0", log=log) as port, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", cache(create_loader))
         yield port
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ckstore
+from tests.commands import run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,9 +26,8 @@ class Shell:
         self.folder = folder
 
     def run(self, *arguments: str | Path, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from ckstore.cli.main import run; run()", *map(str, arguments)]
         env = {**os.environ, "XDG_CACHE_HOME": str(self.folder / "cache"), **environment}
-        ran = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=env, check=False)
+        ran = run_command(arguments, self.folder, env)
         assert ran.returncode == code, ran.stdout + ran.stderr
         assert "Traceback" not in ran.stderr
         return ran

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import torch
 
+from tests.commands import run_command, run_script
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,7 +74,7 @@ def test_python_blocks(page: Path, folder: Path) -> None:
     script = folder / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
     for _ in range(2):  # a training script is started again
-        ran = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, check=False)
+        ran = run_script(script, folder, os.environ)
         assert ran.returncode == 0, ran.stderr
 
 
@@ -83,8 +85,7 @@ def test_console_blocks(page: Path, folder: Path) -> None:
         printed = ""
         for command, *arguments in block.lines:
             assert command == "ckstore", arguments
-            program = [sys.executable, "-c", "from ckstore.cli.main import run; run()", *arguments]
-            ran = subprocess.run(program, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+            ran = run_command(arguments, folder, environment)
             assert ran.returncode == 0, (arguments, ran.stderr)
             printed += ran.stdout
         if block.output:

@@ -9,8 +9,6 @@ import difflib
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from ckstore.cli.group import TASKS
+from tests.commands import run_command
 
 GOLDEN = Path(__file__).parent / "golden"
 NOW = 1_900_000_000
@@ -183,16 +182,7 @@ def transcript(folder: Path, width: int) -> str:
     lines: list[str] = []
     for number, line in enumerate(SCRIPT.strip().splitlines()):
         environment["CKSTORE_NOW"] = str(NOW + 60 * number)
-        program = [sys.executable, "-c", "from ckstore.cli.main import run; run()", *shlex.split(line)[1:]]
-        ran = subprocess.run(
-            program,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        ran = run_command(shlex.split(line)[1:], folder, environment, mixed=True)
         lines += [f"$ {line}", *ran.stdout.splitlines(), *([f"(exit {ran.returncode})"] if ran.returncode else []), ""]
         if "doctor" in line:  # what is installed differs
             del lines[lines.index(f"$ {line}") + 1 : -1]

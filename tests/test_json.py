@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import run_command
 from tests.test_golden import NOW, SCRIPT, folder
 
 __all__ = ["folder"]
@@ -35,8 +34,7 @@ def test_every_command_keeps_to_the_schema(folder: Path, validator: Any) -> None
         if any(word in arguments for word in TEXT_ONLY):
             continue
         environment["CKSTORE_NOW"] = str(NOW + 60 * number)
-        program = [sys.executable, "-c", "from ckstore.cli.main import run; run()", *arguments, "--json"]
-        ran = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        ran = run_command([*arguments, "--json"], folder, environment)
         document = json.loads(ran.stdout)
         validator.validate(document)
         assert ("error" in document) == (ran.returncode not in (0, 3, 4)), line
@@ -46,8 +44,7 @@ def test_every_command_keeps_to_the_schema(folder: Path, validator: Any) -> None
 
 def test_usage_errors_keep_to_it_too(tmp_path: Path, validator: Any) -> None:
     for arguments in (["commit"], ["log", "--bogus"], ["log", "-n", "many"], ["nonsense"]):
-        program = [sys.executable, "-c", "from ckstore.cli.main import run; run()", "--json", *arguments]
-        ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        ran = run_command(["--json", *arguments], tmp_path, os.environ)
         document = json.loads(ran.stdout)
         validator.validate(document)
         assert (document["error"]["code"], ran.returncode) == ("usage", 2)

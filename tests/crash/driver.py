@@ -1,4 +1,4 @@
-"""What the child does that saves and is killed, starved or lied to (nursery.py has it).
+"""What the child does that saves and is killed, starved or lied to (tests/nursery.py has it).
 
 It reports through a socket, by calls that no fault is injected into: one JSON line a save, sent after the
 commit has returned. One thread stores the chunks, so that the Nth call of a kind is the same one in each run.
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import socket
 import warnings
 from contextlib import nullcontext
 from itertools import count
@@ -24,7 +26,6 @@ from tests.crash.replaced import replaced
 from tests.crash.states import BRANCH, Label, collect, save
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator, Sequence
 
     from ckstore.repository import Repository
@@ -100,9 +101,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def live(words: Sequence[str], channel: socket.socket) -> None:
-    """All that the child does, as `words` say."""
+def live(words: Sequence[str], descriptors: Sequence[int]) -> None:
+    """All that the child does, as `words` say, with a channel and a file for what goes to stderr."""
     arguments = parsed(words)
+    channel = socket.socket(fileno=descriptors[0])
+    os.dup2(descriptors[1], 2)
+    os.close(descriptors[1])
     if arguments.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     channel.sendall(b"?")

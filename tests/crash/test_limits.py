@@ -18,11 +18,11 @@ from ckstore.errors import CkstoreError, StoreFull
 from ckstore.porcelain.init import init
 from ckstore.repository import open_repository
 from ckstore.storage import environment
-from tests.crash.nursery import ROOT
 from tests.crash.oracle import Verdict, judge
 from tests.crash.replaced import replaced
 from tests.crash.starved import LABEL
 from tests.crash.states import BRANCH, Label, collect, history, read, save, state
+from tests.nursery import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.crash import ext4
-from tests.crash.nursery import ROOT
 from tests.crash.power import CANNOT, SCENARIOS
+from tests.nursery import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable

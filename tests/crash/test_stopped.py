@@ -19,7 +19,7 @@ from ckstore.lock import FileLock
 from ckstore.repository import open_repository
 from ckstore.storage import store as storage
 from ckstore.storage.store import Store
-from tests.crash import nursery, traced
+from tests.crash import traced
 from tests.crash.oracle import judge
 from tests.crash.replaced import replaced
 from tests.crash.states import Label, history, read, save, state
@@ -110,7 +110,7 @@ def _meanwhile(folder: Path, known: dict[str, Label], pid: int) -> tuple[list[st
 
 def _wait_until_stopped(pid: int) -> None:
     """A traced process is halted at each call for a moment; this one stays so."""
-    deadline, seen = time.monotonic() + nursery.PATIENCE_S, 0
+    deadline, seen = time.monotonic() + traced.PATIENCE_S, 0
     while seen < 8:
         assert time.monotonic() < deadline, "it does not stop"
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:

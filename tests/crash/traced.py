@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.crash.nursery import PATIENCE_S, bear
 from tests.crash.states import Label, label
+from tests.nursery import bear
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +33,8 @@ DISK_CALLS = (
 
 OPEN, REPORT = "openat", "sendto"
 """The call that makes files, among many that do not; and the one that acknowledges."""
+
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -56,8 +60,11 @@ class Child:
     """A process that does what driver.py says, once it is told to `go`."""
 
     def __init__(self, folder: Path, arguments: Sequence[object]) -> None:
-        self._born = bear([folder, *arguments])
-        self._socket = self._born.channel
+        self._socket, theirs = socket.socketpair()
+        self._errors = os.memfd_create("stderr")
+        with theirs:
+            given = [theirs.fileno(), self._errors]
+            self._born = bear("tests.crash.driver:live", [folder, *arguments], given, ["numpy", "tests.crash.driver"])
         self._received = b""
         assert self._socket.recv(1) == b"?", self.end()
 
@@ -94,7 +101,10 @@ class Child:
     def outcome(self) -> Outcome:
         """What came of a child that has ended."""
         self._socket.close()
-        status, errors = self._born.ended()
+        status = self._born.ended()
+        with open(self._errors, "rb") as file:
+            file.seek(0)
+            errors = file.read().decode()
         lines = self._received.split(b"\n")[:-1]
         return Outcome(status, [json.loads(line) for line in lines], errors=errors)
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 import ckstore
 from ckstore.errors import CkstoreWarning, Conflict, InvalidInput, SaveFailed, StoreFull
-from tests.crash.nursery import ROOT
+from tests.nursery import ROOT
 from tests.train.held_up import hold_copy, hold_store, short_files
 from tests.train.trainings import Small, same, steps_of, train
 

@@ -17,7 +17,7 @@ import torch
 
 import ckstore
 from ckstore.train.preemption import Preempted
-from tests.crash.nursery import ROOT
+from tests.nursery import ROOT
 from tests.train.held_up import hold_store
 from tests.train.signalled import UNTIL, slow_data
 from tests.train.test_async import sound

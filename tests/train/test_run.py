@@ -26,8 +26,8 @@ from ckstore.objects.commit import SERIES
 from ckstore.objects.reader import read_tree
 from ckstore.objects.structure import Structure
 from ckstore.torch.unflatten import unflatten
-from tests.crash.nursery import ROOT
 from tests.crash.test_full_disk import fill, tmpfs
+from tests.nursery import ROOT
 from tests.train.held_up import short_files
 from tests.train.trainings import Small, same, steps_of, train
 

@@ -12,6 +12,7 @@ import pkgutil
 import runpy
 import sys
 import time
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ from tests.nursery import bear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 COMMAND = (
     "numpy",
@@ -45,6 +45,11 @@ def run_command(
 def run_script(path: Path, folder: Path, environment: Mapping[str, str]) -> CompletedProcess[str]:
     """`python PATH` in a folder."""
     return _run("tests.commands:script", [path], folder, environment, SCRIPT, mixed=False)
+
+
+def run_code(code: str, *arguments: object) -> CompletedProcess[str]:
+    """`python -c CODE` with these arguments, here."""
+    return _run("tests.commands:code", [code, *arguments], Path.cwd(), os.environ, SCRIPT, mixed=False)
 
 
 def _run(
@@ -95,3 +100,10 @@ def script(words: Sequence[str], descriptors: Sequence[int]) -> None:
     sys.argv = _enter(words, descriptors)
     sys.path[0] = os.path.dirname(sys.argv[0])
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def code(words: Sequence[str], descriptors: Sequence[int]) -> None:
+    """The child that is `python -c`."""
+    text, *arguments = _enter(words, descriptors)
+    sys.argv = ["-c", *arguments]
+    exec(compile(text, "<string>", "exec"), {"__name__": "__main__"})

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from ckstore.filesystem import Mount, mount_of
 from ckstore.lock import FileLock
 from ckstore.storage import journal
 from ckstore.storage.packer import Packer
+from tests.commands import run_code
 from tests.indexed import indexed
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ def same(loaded: Any, seed: int) -> bool:
 
 def run(code: str, *arguments: object) -> Any:
     """Run Python in a process of its own; what it prints, as JSON."""
-    ran = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    ran = run_code(code, *arguments)
+    assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
 
@@ -409,8 +412,9 @@ def test_open_without_create(tmp_path: Path) -> None:
 
 def test_many_processes_make_one_repository(tmp_path: Path) -> None:
     code = "import sys, ckstore; ckstore.open(sys.argv[1]).commit({'n': 1}, branch='b' + sys.argv[2])"
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r"), str(n)]) for n in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
+    with ThreadPoolExecutor(4) as pool:
+        ran = list(pool.map(lambda number: run_code(code, tmp_path / "r", number), range(4)))
+    assert [one.returncode for one in ran] == [0] * 4, ran
     with ckstore.open(tmp_path / "r") as repo:
         assert sorted(repo.branches) == ["b0", "b1", "b2", "b3"]
     assert [path.name for path in (tmp_path / "r").iterdir()] == [".ckstore"]

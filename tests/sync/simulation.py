@@ -206,10 +206,14 @@ class MemoryLocal:
 
 
 class Turns:
-    """Gives one of several threads the turn, and gets it back when that thread is about to send a request."""
+    """Lets one of several threads go on at a time. Who is about to send a request says who is next, as `pick` does.
 
-    def __init__(self) -> None:
-        self._back = _taken()
+    So a turn is handed from actor to actor, and one that is given to the actor who has it costs nothing.
+    """
+
+    def __init__(self, pick: Callable[[], str | None]) -> None:
+        self._pick = pick
+        self._over = _taken()
         self._mine: dict[str, threading.Lock] = {}
         self.waiting: list[str] = []
 
@@ -223,21 +227,25 @@ class Turns:
             try:
                 work()
             finally:
-                self._back.release()
+                self._give(self._pick())
 
         threading.Thread(target=run, daemon=True).start()
 
-    def give(self, name: str) -> None:
-        """Let an actor go on until its next request, or its end."""
-        self.waiting.remove(name)
-        self._mine[name].release()
-        self._back.acquire()
+    def run(self) -> None:
+        """Give turns until `pick` gives none any more."""
+        self._give(self._pick())
+        self._over.acquire()
 
     def wait(self, name: str) -> None:
-        """Called by an actor: give the turn back, and wait for it."""
+        """Called by an actor: give the turn to whoever is next, and wait for it."""
         self.waiting.append(name)
-        self._back.release()
-        self._mine[name].acquire()
+        following = self._pick()
+        if following != name:
+            self._give(following)
+            self._mine[name].acquire()
+
+    def _give(self, name: str | None) -> None:
+        (self._over if name is None else self._mine[name]).release()
 
 
 def _taken() -> threading.Lock:
@@ -320,7 +328,9 @@ class Course:
     def __init__(self, choose: random.Random, faults: float) -> None:
         self.choose = choose
         self.faults = faults
-        self.turns = Turns()
+        self.turns = Turns(self._next)
+        self._order: list[str] = []
+        self._only_these = False
         self.ghosts: list[Callable[[], None]] = []
         self.now_ns = 0
         self.place = MemoryPlace("simulated", lambda: self.now_ns)
@@ -346,23 +356,42 @@ class Course:
 
         self.turns.start(name, run)
 
-    def run(self, order: Sequence[str] = ()) -> None:
-        """Give turns, first in `order` as far as it goes, until nobody waits; raises what an actor could not bear."""
-        for name in order:
-            if name in self.turns.waiting:
-                self._step(name)
-        while self.turns.waiting:
-            if self.ghosts and self.choose.random() < 0.2:
-                self.ghosts.pop(self.choose.randrange(len(self.ghosts)))()
-            self._step(self.choose.choice(sorted(self.turns.waiting)))
-        for ghost in self.ghosts:
-            ghost()
+    def run(self, order: Sequence[str] = (), *, only_these: bool = False) -> None:
+        """Give turns, first in `order` as far as it goes, until nobody waits; raises what an actor could not bear.
+
+        `only_these`: no more turns than those; the actors wait for another call.
+        """
+        self._order, self._only_these = list(reversed(order)), only_these
+        self.turns.run()
+        if not only_these:
+            for ghost in self.ghosts:
+                ghost()
         if self.errors:
             raise self.errors[0]
 
-    def _step(self, name: str) -> None:
+    def _next(self) -> str | None:
+        """Whose turn it is; None: nobody's."""
+        waiting = self.turns.waiting
+        while self._order and self._order[-1] not in waiting:
+            self._order.pop()
+        if self._order:
+            name = self._order.pop()
+        elif self._only_these or not waiting:
+            return None
+        else:
+            if self.ghosts and self.choose.random() < 0.2:
+                self._haunt(self.ghosts.pop(self.choose.randrange(len(self.ghosts))))
+            name = self.choose.choice(sorted(waiting))
         self.now_ns += 1
-        self.turns.give(name)
+        waiting.remove(name)
+        return name
+
+    def _haunt(self, ghost: Callable[[], None]) -> None:
+        """What was delayed comes; what it raises is no matter of the actor whose turn ends."""
+        try:
+            ghost()
+        except BaseException as error:
+            self.errors.append(error)
 
 
 def persistent(attempt: Callable[[], Any]) -> Any:

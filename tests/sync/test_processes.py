@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 import ckstore
 from ckstore.digest import Kind
+from tests.commands import run_code
 from tests.sync.places import objects_of
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PROCESSES = 8
-ROOT = Path(ckstore.__file__).parent.parent
 
 PUSHER = """
 import sys
@@ -43,20 +45,9 @@ def test_many_push_at_once(tmp_path: Path, branches: int) -> None:
         first.commit({"w": b"0" * 1000})
         first.add_remote("origin", tmp_path / "remote")
         first.push()
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PUSHER, tmp_path, str(number), f"b{number}" if branches > 1 else "main"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-        )
-        for number in range(PROCESSES)
-    ]
-    acknowledged = set()
-    for process in running:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err.decode()
-        acknowledged.add(bytes.fromhex(out.decode().strip()))
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        ran = pool.map(lambda number: _pushed(tmp_path, number, branches), range(PROCESSES))
+        acknowledged = {bytes.fromhex(one) for one in ran}
     made = tmp_path / "last"
     ckstore.clone(tmp_path / "remote", made, cache=tmp_path / "cache")
     with ckstore.open(made, cache=tmp_path / "cache", threads=1) as repo:
@@ -66,6 +57,13 @@ def test_many_push_at_once(tmp_path: Path, branches: int) -> None:
         assert len(log) == (1 + PROCESSES if branches == 1 else 1)
         assert all(len(one.parents) <= 1 for one in log)
         assert repo.verify(read_data=True).ok
+
+
+def _pushed(folder: Path, number: int, branches: int) -> str:
+    """What one of them made and pushed."""
+    ran = run_code(PUSHER, folder, number, f"b{number}" if branches > 1 else "main")
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
 
 
 def _is_commit(repo: ckstore.Repo, id: bytes) -> bool:

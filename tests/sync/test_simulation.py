@@ -124,8 +124,7 @@ def run_in(order: Sequence[str], kinds: dict[str, str]) -> None:
         else:
             local = MemoryLocal()
             course.start(name, lambda remote, work=WORK[kind], local=local: work(remote, local))  # type: ignore[misc]
-    for name in kinds:
-        course.turns.give(name)  # up to its first step
+    course.run(list(kinds), only_these=True)  # up to their first steps
     course.run(order)
     assert not any(left.values()), left
     examine(course, pushers)

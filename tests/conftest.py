@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.servers.fixtures"]
 
+LONGEST = frozenset(
+    {
+        "test_demo_in_json",
+        "test_every_call",
+        "test_flipped_bits",
+        "test_killed_at_random_instants",
+        "test_power_cut",
+        "test_whatever_happens_nothing_is_lost",
+    }
+)
+"""The tests that take ten seconds and more."""
+
 FIGURES = pytest.StashKey[dict[str, int]]()
 
 
@@ -24,6 +37,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash.setdefault(FIGURES, {})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take longest come first: one that began last would keep one process at work, and the others idle."""
+    items.sort(key=lambda item: item.name.partition("[")[0] not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -6,6 +6,7 @@ commit, reads logs, verifies, and makes the index anew: a signal ends that child
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -187,6 +188,7 @@ def main() -> None:
         copy = Path(scratch) / "original"
         shutil.copytree(template, copy)
         before = original(copy, Path(scratch) / "cache")
+        gc.freeze()  # else each child's collector copies the pages of all that was imported
         for line in sys.stdin:
             said = examine(template, Path(scratch), parsed(line), before)
             print(json.dumps({"damage": line.strip(), **said}), flush=True)

@@ -16,6 +16,8 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import ckstore.cli
 import ckstore.porcelain
 from tests.nursery import bear
@@ -84,7 +86,15 @@ def _enter(words: Sequence[str], descriptors: Sequence[int]) -> list[str]:
         os.dup2(descriptor, target)
     for descriptor in set(descriptors):
         os.close(descriptor)
+    _draw_anew()
     return arguments
+
+
+def _draw_anew() -> None:
+    """Random numbers are others in each process, as where an interpreter starts; `random` sees to it itself."""
+    np.random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
 
 
 def command(words: Sequence[str], descriptors: Sequence[int]) -> None:

@@ -118,7 +118,9 @@ def _forked(work: Callable[[], object]) -> int:
     try:
         work()
     except SystemExit as ends:
-        status = ends.code if isinstance(ends.code, int) else int(bool(ends.code))
+        status = ends.code if isinstance(ends.code, int) else int(ends.code is not None)
+        if isinstance(ends.code, str):
+            print(ends.code, file=sys.stderr)
     except BaseException:  # nothing of the parent's may run in the child
         sys.excepthook(*sys.exc_info())
         status = 1

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.crash.states import Label
 
-ROUNDS = 8
+ROUNDS = 12
 LONGEST_S = 0.25
 ENDLESS = ["--saves", 0, "--rotate"]
 

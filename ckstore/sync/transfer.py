@@ -1,11 +1,12 @@
-"""Frames of a remote are brought here in units: each is verified and recorded before the next one begins.
+"""Frames of a remote are brought here in units: each is verified, and recorded after those before it.
 
-A unit holds only what can be read with what is here already: so that whatever an interrupted fetch has brought can be
+A unit holds only what can be read with what is here by then: so that whatever an interrupted fetch has brought can be
 used, and the next one goes on behind it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckstore.digest import NO_ID
@@ -14,6 +15,7 @@ from ckstore.storage.chain import DEEPEST, suits
 from ckstore.storage.record import FETCH, Record
 from ckstore.storage.workers import Workers
 from ckstore.sync.frames import Frames, ranges
+from ckstore.sync.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from ckstore.remote.catalog import Catalog
     from ckstore.remote.interface import Remote
     from ckstore.remote.segment import Place
-    from ckstore.sync.local import Local
+    from ckstore.sync.local import Incoming, Local
     from ckstore.sync.needs import Need
 
 UNIT_BYTES = 256 << 20
@@ -59,11 +61,8 @@ class Transfer:
             left = self.places
             while left:
                 later: list[Place] = []
-                for unit in _units(left):
-                    closed, open_ = self._closed(unit)
-                    later += open_
-                    if closed:
-                        self._bring(closed, time_ns, workers, progress)
+                units = Units(self._local.incoming, partial(self._read, progress), Record(time_ns, FETCH))
+                units.run(workers, self._requests(left, later))
                 if len(later) == len(left):
                     raise Integrity(
                         f"{len(later)} objects on {self._remote.url} hang on others that are missing",
@@ -115,17 +114,19 @@ class Transfer:
                 closed[frame.id] = frame
         return [one for one in unit if one.frame.id in closed], [one for one in unit if one.frame.id not in closed]
 
-    def _bring(self, places: Sequence[Place], time_ns: int, workers: Workers, progress: Progress) -> None:
-        with self._local.incoming() as incoming:
+    def _requests(self, places: Sequence[Place], later: list[Place]) -> Iterator[list[list[Place]]]:
+        """The requests of each unit; what hangs on something that is not here by then is told in `later`."""
+        for unit in _units(places):
+            closed, open_ = self._closed(unit)
+            later += open_
+            self._here |= {place.frame.id: place.frame for place in closed}
+            if closed:
+                yield list(ranges(closed))
 
-            def read(places: list[Place]) -> None:
-                for place, payload in self._frames.read(places):
-                    incoming.add(self._streams[place.frame.id], place.frame, (payload,))
-                    progress.advance(place.frame.stored_length)
-
-            workers.map(read, ranges(places))
-            incoming.publish(Record(time_ns, FETCH))
-        self._here |= {place.frame.id: place.frame for place in places}
+    def _read(self, progress: Progress, incoming: Incoming, places: Sequence[Place]) -> None:
+        for place, payload in self._frames.read(places):
+            incoming.add(self._streams[place.frame.id], place.frame, (payload,))
+            progress.advance(place.frame.stored_length)
 
 
 def _units(places: Sequence[Place]) -> Iterator[list[Place]]:

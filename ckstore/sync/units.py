@@ -1,7 +1,7 @@
 """Units of what comes: while one is sealed, synced and recorded, the next one is on its way already.
 
-They are recorded one after another, in their order, each whole or not at all. Whichever thread brings
-the last frames of a unit records it, and those behind it that are there by then.
+They are recorded one after another, in their order, each whole or not at all. Whichever thread brings the last frames
+of a unit records it, and those behind it that are there by then.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ class Units:
         try:
             workers.map(self._bring, self._requests(units))
         except BaseException as error:
-            while self._open:
-                self._open.popleft().close(error)
+            with self._changed:  # an interrupted wait may have left threads at work
+                self._failed = True
+                dropped, self._open = self._open, deque()
+            for unit in dropped:
+                unit.close(error)
             raise
 
     def _requests(self, units: Iterable[Sequence[Request]]) -> Iterator[tuple[_Unit, Request]]:
@@ -102,7 +105,8 @@ class Units:
             unit.incoming.publish(self._record)
             unit.close()
             with self._changed:
-                self._open.popleft()
+                if self._open:
+                    self._open.popleft()
                 self._changed.notify_all()
 
     def _ready(self) -> _Unit | None:

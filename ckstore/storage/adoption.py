@@ -1,7 +1,8 @@
 """Frames that were made elsewhere, on their way in: W1 to W5 for what is fetched.
 
-Nothing is believed: every object is decoded and hashed from the bytes as they lie on the disk, before a record names
-the packs that hold them. What frames are kept against must be here, or come with them.
+Nothing is believed: every object is decoded and hashed before a record names the packs that hold it. Most are as they
+come, from the bytes in memory that are then written, as those of a save are; what hangs on a frame that comes too is
+read back from the sealed packs. What frames are kept against must be here, or come with them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from ckstore import durable
 from ckstore.digest import NO_ID, Kind
 from ckstore.errors import Conflict, Integrity
+from ckstore.storage.arrival import Arrival
 from ckstore.storage.chain import DEEPEST, suits
 from ckstore.storage.follower import NewPack
 from ckstore.storage.location import Location
@@ -22,7 +24,7 @@ from ckstore.storage.record import PackEntry, Record
 from ckstore.storage.workers import jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -39,6 +41,10 @@ class Adoption:
         store.check_writable()
         self._store = store
         self._folder = store.layout.tmp / os.urandom(8).hex()
+        self._arrival = Arrival(store.objects)
+        self._commits: dict[bytes, bytes] = {}
+        self._unread: set[Frame] = set()
+        """What could not be verified yet when it came."""
 
     def __enter__(self) -> Self:
         self._owner = self._store.scratch.open(self._folder)
@@ -50,8 +56,18 @@ class Adoption:
         self._store.scratch.close(self._folder, self._owner, failed=error is not None)
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
-        """Take a frame in. May be called by many threads."""
-        self._packer.add(stream, frame, payload)
+        """Take a frame in, verified now if what it hangs on is here. May be called by many threads.
+
+        What `payload` is pieces of may be overwritten afterwards. Raises `Integrity` where the object is not what its
+        id says: nothing of this adoption must be published then.
+        """
+        data = memoryview(payload[0] if len(payload) == 1 else b"".join(payload))
+        raw = self._arrival.raw(frame, data)
+        if raw is None:
+            self._unread.add(frame)
+        elif frame.kind is Kind.COMMIT:
+            self._commits[frame.id] = bytes(raw)
+        self._packer.add(stream, frame, (data,))
 
     def publish(self, record: Record, check: Callable[[], None] = lambda: None) -> int | None:
         """Record what was added, with what `record` says besides; the record's number, None where it says nothing.
@@ -62,7 +78,7 @@ class Adoption:
         """
         store = self._store
         packs = self._packer.finish()
-        commits = _Verifying(store, self._packer, packs).commits()
+        _Verifying(store, self._packer, packs, self._unread).run()
         with store.locked():
             store.catch_up()
             check()
@@ -80,7 +96,9 @@ class Adoption:
                 return None
             new = [
                 NewPack(
-                    entry, pack.rows, {row.frame.id: commits[row.frame.id] for row in pack.rows if _is_commit(row[0])}
+                    entry,
+                    pack.rows,
+                    {row.frame.id: self._commits[row.frame.id] for row in pack.rows if row.frame.kind is Kind.COMMIT},
                 )
                 for pack, entry in zip(packs, entries, strict=True)
             ]
@@ -101,30 +119,30 @@ class Adoption:
 
 
 class _Verifying:
-    """Decodes and hashes all that sealed packs hold, which do not lie with the others yet."""
+    """Decodes and hashes some of what sealed packs hold, which do not lie with the others yet."""
 
-    def __init__(self, store: Store, packer: Packer, packs: Sequence[Sealed]) -> None:
+    def __init__(self, store: Store, packer: Packer, packs: Sequence[Sealed], unread: Collection[Frame]) -> None:
         self._store = store
-        self._rows = [Location(pack.name, row.offset, row.frame) for pack in packs for row in pack.rows]
+        rows = [Location(pack.name, row.offset, row.frame) for pack in packs for row in pack.rows] if unread else []
+        self._unread = [place for place in rows if place.frame in unread]
         self._own: dict[bytes, Location] = {}
-        for place in self._rows:
+        for place in rows:
             other = self._own.get(place.frame.id)
             if other is None or place.frame.version < other.frame.version:
                 self._own[place.frame.id] = place
         files = _Files(store, packer, {pack.name for pack in packs})
         self._objects = ObjectStore(store.ask, files, store.workers, store.refresh)
-        self._commits: dict[bytes, bytes] = {}
 
-    def commits(self) -> dict[bytes, bytes]:
-        """The commits among them. Raises `Integrity`."""
-        self._store.workers.map(self._verify, jobs(self._rows, lambda place: place.frame.raw_length))
-        return self._commits
+    def run(self) -> None:
+        """Verify them. Raises `Integrity`, or `Conflict` where what they hang on has gone."""
+        self._store.workers.map(self._verify, jobs(self._unread, lambda place: place.frame.raw_length))
 
     def _verify(self, job: Sequence[Location]) -> None:
         for place in job:
-            data = self._objects.read_along(self._chain(place))
-            if place.frame.kind is Kind.COMMIT:
-                self._commits[place.frame.id] = data
+            try:
+                self._objects.read_along(self._chain(place))
+            except FileNotFoundError:
+                raise Conflict("what was fetched relies on what gc has taken meanwhile", hint="try again") from None
 
     def _chain(self, place: Location) -> Sequence[Location]:
         """A frame and those it needs: of the new ones as far as they go."""
@@ -166,7 +184,3 @@ class _Files:
     def forget(self, name: bytes) -> None:
         """Open `name` anew next time."""
         self._store.packs.forget(name)
-
-
-def _is_commit(frame: Frame) -> bool:
-    return frame.kind is Kind.COMMIT

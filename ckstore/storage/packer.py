@@ -44,7 +44,9 @@ class Packer:
             target = self._streams.get(stream)
             if target is None:
                 target = self._streams[stream] = _Stream(self._open)
-        target.add(frame, payload, self._seal)
+        full = target.add(frame, payload)
+        if full is not None:
+            self._seal(full)
 
     def finish(self) -> list[Sealed]:
         """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
@@ -118,7 +120,8 @@ class _Stream:
         self._open = open_pack
         self._lock = threading.Lock()
 
-    def add(self, frame: Frame, payload: Pieces, full: Callable[[_OpenPack], None]) -> None:
+    def add(self, frame: Frame, payload: Pieces) -> _OpenPack | None:
+        """Take one in; a pack that is full now and no more the stream's: others go on while it is sealed."""
         with self._lock:
             if self.pack is None and self._pending_bytes + frame.stored_length < SMALL:
                 payload = (b"".join(payload),)  # it waits here while its buffers are used for others
@@ -128,7 +131,8 @@ class _Stream:
                 pack = self.flush()
                 if pack.writer.size_bytes >= PACK_SIZE:
                     self.pack = None
-                    full(pack)
+                    return pack
+        return None
 
     def flush(self) -> _OpenPack:
         """Write what is pending into the stream's own pack."""

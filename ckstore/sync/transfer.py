@@ -1,19 +1,21 @@
-"""Frames of a remote are brought here in units: each is verified and recorded before the next one begins.
+"""Frames of a remote are brought here in units: each is verified, and recorded after those before it.
 
-A unit holds only what can be read with what is here already: so that whatever an interrupted fetch has brought can be
+A unit holds only what can be read with what is here by then: so that whatever an interrupted fetch has brought can be
 used, and the next one goes on behind it.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckstore.digest import NO_ID
-from ckstore.errors import Format, Integrity
-from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
+from ckstore.errors import Integrity
 from ckstore.storage.chain import DEEPEST, suits
 from ckstore.storage.record import FETCH, Record
 from ckstore.storage.workers import Workers
+from ckstore.sync.frames import Frames, ranges
+from ckstore.sync.units import Units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +25,10 @@ if TYPE_CHECKING:
     from ckstore.remote.catalog import Catalog
     from ckstore.remote.interface import Remote
     from ckstore.remote.segment import Place
-    from ckstore.sync.local import Local
+    from ckstore.sync.local import Incoming, Local
     from ckstore.sync.needs import Need
 
 UNIT_BYTES = 256 << 20
-
-_GAP_BYTES = 256 << 10
-"""So much that nobody asked for is read rather than asking once more."""
 
 
 class Transfer:
@@ -38,7 +37,9 @@ class Transfer:
     def __init__(self, remote: Remote, local: Local, catalog: Catalog, needs: Mapping[bytes, Need]) -> None:
         self._remote = remote
         self._local = local
-        self._names = {name: (number, pack.object_name) for number, (name, pack) in enumerate(catalog.packs.items())}
+        packs = catalog.packs
+        self._ranks = {name: rank for rank, name in enumerate(packs)}
+        self._frames = Frames(remote, packs)
         self._streams: dict[bytes, str] = {}
         self._here: dict[bytes, Frame] = {}
         self.places = self._wanted(catalog, needs)
@@ -50,7 +51,7 @@ class Transfer:
 
     def ranges(self) -> list[list[Place]]:
         """What each request of one unit for everything would bring."""
-        return list(_ranges(self.places))
+        return list(ranges(self.places))
 
     def run(self, time_ns: int, jobs: int, progress: Progress) -> None:
         """Bring everything. Raises `Integrity` where something is not what its id says; `Conflict`: try again."""
@@ -60,11 +61,8 @@ class Transfer:
             left = self.places
             while left:
                 later: list[Place] = []
-                for unit in _units(left):
-                    closed, open_ = self._closed(unit)
-                    later += open_
-                    if closed:
-                        self._bring(closed, time_ns, workers, progress)
+                units = Units(self._local.incoming, partial(self._read, progress), Record(time_ns, FETCH))
+                units.run(workers, self._requests(left, later))
                 if len(later) == len(left):
                     raise Integrity(
                         f"{len(later)} objects on {self._remote.url} hang on others that are missing",
@@ -96,7 +94,7 @@ class Transfer:
                 if base == NO_ID or self._hangs_here(place.frame, hanging):
                     break
                 wanted = base
-        return sorted(found.values(), key=lambda place: (self._names[place.pack][0], place.offset))
+        return sorted(found.values(), key=lambda place: (self._ranks[place.pack], place.offset))
 
     def _hangs_here(self, frame: Frame, hanging: int) -> bool:
         """Whether what a frame is kept against is here, in a version that it can be kept against."""
@@ -116,70 +114,29 @@ class Transfer:
                 closed[frame.id] = frame
         return [one for one in unit if one.frame.id in closed], [one for one in unit if one.frame.id not in closed]
 
-    def _bring(self, places: Sequence[Place], time_ns: int, workers: Workers, progress: Progress) -> None:
-        with self._local.incoming() as incoming:
+    def _requests(self, places: Sequence[Place], later: list[Place]) -> Iterator[list[list[Place]]]:
+        """The requests of each unit; what hangs on something that is not here by then is told in `later`."""
+        for unit in _units(places):
+            closed, open_ = self._closed(unit)
+            later += open_
+            self._here |= {place.frame.id: place.frame for place in closed}
+            if closed:
+                yield list(ranges(closed))
 
-            def read(places: list[Place]) -> None:
-                for place, payload in self._frames(places):
-                    incoming.add(self._streams[place.frame.id], place.frame, (payload,))
-                    progress.advance(place.frame.stored_length)
-
-            workers.map(read, _ranges(places))
-            incoming.publish(Record(time_ns, FETCH))
-        self._here |= {place.frame.id: place.frame for place in places}
-
-    def _frames(self, places: Sequence[Place]) -> Iterator[tuple[Place, bytes]]:
-        """The payloads of frames that lie one after another, read in one request."""
-        _, name = self._names[places[0].pack]
-        begin = places[0].offset
-        blocks = self._remote.read(name, begin, places[-1].stop)
-        held = bytearray()
-        for place in places:
-            while begin + len(held) < place.stop:
-                held += next(blocks, b"") or _ended(name)
-            at = place.offset - begin
-            self._check(place, held[at : at + FRAME_HEADER_SIZE])
-            yield place, bytes(held[at + FRAME_HEADER_SIZE : place.stop - begin])
-            del held[: place.stop - begin]
-            begin = place.stop
-
-    def _check(self, place: Place, header: bytearray) -> None:
-        try:
-            frame, _ = read_frame_header(header)
-        except Format as error:
-            raise Integrity(
-                f"pack {place.pack.hex()} on {self._remote.url} is damaged at byte {place.offset}",
-                why=str(error),
-                hint="`ckstore repair --remote` mends it",
-            ) from error
-        if frame != place.frame:
-            raise Integrity(f"pack {place.pack.hex()} on {self._remote.url} does not hold what its index says")
-
-
-def _ended(name: str) -> bytes:
-    raise Integrity(f"a remote sent fewer bytes of {name} than it was asked for")
+    def _read(self, progress: Progress, incoming: Incoming, places: Sequence[Place]) -> None:
+        for place, payload in self._frames.read(places):
+            incoming.add(self._streams[place.frame.id], place.frame, (payload,))
+            progress.advance(place.frame.stored_length)
 
 
 def _units(places: Sequence[Place]) -> Iterator[list[Place]]:
     unit: list[Place] = []
     size_bytes = 0
     for place in places:
-        unit.append(place)
-        size_bytes += place.frame.stored_length
-        if size_bytes >= UNIT_BYTES:
+        if size_bytes >= UNIT_BYTES and place.pack != unit[-1].pack:
             yield unit
             unit, size_bytes = [], 0
+        unit.append(place)
+        size_bytes += place.frame.stored_length
     if unit:
         yield unit
-
-
-def _ranges(places: Sequence[Place]) -> Iterator[list[Place]]:
-    """Runs of places that lie near each other in one pack: a request each."""
-    run: list[Place] = []
-    for place in places:
-        if run and (run[-1].pack != place.pack or not 0 <= place.offset - run[-1].stop <= _GAP_BYTES):
-            yield run
-            run = []
-        run.append(place)
-    if run:
-        yield run

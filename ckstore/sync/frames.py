@@ -24,11 +24,11 @@ GAP_BYTES = 256 << 10
 _SPARE_SHARE = 16
 
 
-def ranges(places: Sequence[Place]) -> Iterator[list[Place]]:
-    """Runs of places that lie near each other in one pack: a request each."""
+def ranges(places: Sequence[Place], gap_bytes: int = GAP_BYTES) -> Iterator[list[Place]]:
+    """Runs of places that lie at most `gap_bytes` from each other in one pack: a request each."""
     run: list[Place] = []
     for place in places:
-        if run and (run[-1].pack != place.pack or not 0 <= place.offset - run[-1].stop <= GAP_BYTES):
+        if run and (run[-1].pack != place.pack or not 0 <= place.offset - run[-1].stop <= gap_bytes):
             yield run
             run = []
         run.append(place)

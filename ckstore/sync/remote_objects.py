@@ -13,11 +13,12 @@ from ckstore.pack.format import FRAME_HEADER_SIZE, read_frame_header
 from ckstore.remote.catalog import Catalog
 from ckstore.remote.segment import pack_object
 from ckstore.storage.chain import DEEPEST, suits
+from ckstore.sync.frames import ranges
 from ckstore.sync.reader import RemoteReader
 from ckstore.sync.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from ckstore.objects.commit import Commit
     from ckstore.remote.interface import Remote
@@ -103,7 +104,7 @@ class RemoteObjects:
     def _fill(self, requests: Sequence[tuple[bytes, memoryview]], chains: dict[bytes, _Chain]) -> None:
         wanted = {place.frame.id: place for id, _ in requests for place in chains[id].places}
         payloads: dict[bytes, memoryview] = {}
-        for run in _runs(sorted(wanted.values(), key=lambda place: (place.pack, place.offset))):
+        for run in ranges(sorted(wanted.values(), key=lambda place: (place.pack, place.offset)), _GAP_BYTES):
             start, stop = run[0].offset, run[-1].stop
             data = memoryview(self._remote.get(pack_object(run[0].pack), start, stop))
             self.read_bytes += stop - start
@@ -170,14 +171,3 @@ class RemoteObjects:
         return Integrity(
             f"object {id.hex()} on {self._remote.url} is damaged", why=why, hint="`ckstore repair --remote` mends it"
         )
-
-
-def _runs(places: Sequence[Place]) -> Iterator[list[Place]]:
-    run: list[Place] = []
-    for place in places:
-        if run and (run[-1].pack != place.pack or place.offset - run[-1].stop > _GAP_BYTES):
-            yield run
-            run = []
-        run.append(place)
-    if run:
-        yield run

@@ -147,8 +147,8 @@ def speed() -> str:
          f"{found['scaling']['new']:.2f}x / {found['scaling']['delta']:.2f}x"],
     ]  # fmt: skip
     return (
-        "Times of `python benchmarks/bench_store.py` from before the passes over chunks were\n"
-        "[compiled](docs/decisions/0018-compiled-kernel.md), which takes a third off a dense commit's CPU time.\n\n"
+        "Medians of one run of `python benchmarks/bench_store.py`, on two cores of a shared virtual machine with the\n"
+        "passes over chunks [compiled](docs/decisions/0018-compiled-kernel.md).\n\n"
         + table("| what | measured |", rows)
     )
 

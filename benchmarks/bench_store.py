@@ -35,7 +35,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from workloads import NAMES, Large, State, raw_bytes, trajectory
 
 import ckstore
-from ckstore.codec.planes import planes_of
+from ckstore.codec.compiled import passes_of
+from ckstore.codec.planes import Planes
 from ckstore.codec.preset import ARCHIVE, BALANCED, FAST, PRESETS, Preset
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ def bound(raw: memoryview, base: memoryview | None, dtype: torch.dtype) -> float
     width = dtype.itemsize
     if width not in (1, 2, 4, 8) or raw.nbytes < 1 << 10 or (base is not None and base.nbytes != raw.nbytes):
         return raw.nbytes
-    sample = planes_of(width).survey(raw, base, rotate=dtype.is_floating_point and base is None, sample=1 << 30)
-    return raw.nbytes * float(sample.entropies.mean())
+    looks = Planes(passes_of(width)).survey(raw, base, rotate=dtype.is_floating_point and base is None, sample=1 << 30)
+    return raw.nbytes * statistics.mean(look.entropy for look in looks)
 
 
 def tensors(state: object, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:

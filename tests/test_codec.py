@@ -19,7 +19,7 @@ from ckstore.codec.compiled import passes_of
 from ckstore.codec.element import element
 from ckstore.codec.encoded import Codec
 from ckstore.codec.numpy_passes import NumpyPasses
-from ckstore.codec.plane import Mode
+from ckstore.codec.payload import Mode
 from ckstore.codec.preset import ARCHIVE, BALANCED, FAST, PRESETS, preset_named
 from ckstore.errors import Integrity, InvalidInput
 from ckstore.torch.tensors import DTYPES

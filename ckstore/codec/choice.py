@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckstore.codec.chunker import parts
-from ckstore.codec.element import element
+from ckstore.codec.element import WIDTHS, element
 from ckstore.codec.encoded import Codec, Encoded
+from ckstore.codec.plan import estimate
+from ckstore.codec.planes import Planes
 from ckstore.codec.preset import BALANCED
 from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ckstore.codec.passes import Passes
-    from ckstore.codec.planes import Planes
     from ckstore.codec.preset import Preset
 
 WORTH = 0.97
@@ -112,8 +113,8 @@ class Coder:
             return False
         width, floats = kind
         planes = self._planes_of(width)
-        alone = planes.survey(raw, rotate=floats).estimate(preset.plane_worth)
-        return planes.survey(raw, base, rotate=False).estimate(preset.plane_worth) < DELTA_WORTH * alone
+        alone = estimate(planes.survey(raw, rotate=floats), preset.plane_worth)
+        return estimate(planes.survey(raw, base, rotate=False), preset.plane_worth) < DELTA_WORTH * alone
 
     def _encode_bytes(self, raw: memoryview) -> Encoded:
         payload = self._zstd.compress(raw) if self._promising(raw) else None
@@ -139,10 +140,11 @@ class Coder:
     def _planes_of(self, width: int) -> Planes:
         planes = self._planes.get(width)
         if planes is None:
-            from ckstore.codec.planes import planes_of  # numpy: only where numbers are at hand
+            from ckstore.codec.compiled import passes_of  # only where numbers are at hand
 
-            planes = planes_of(width) if self._passes is None else planes_of(width, self._passes)
-            self._planes[width] = planes
+            if width not in WIDTHS:
+                raise Integrity(f"a frame claims elements of {width} bytes")
+            planes = self._planes[width] = Planes((self._passes or passes_of)(width))
         return planes
 
     def _promising(self, raw: memoryview) -> bool:

@@ -1,91 +1,117 @@
-"""The passes compiled from `kernel.c`, where that was built; else those of numpy."""
+"""The passes compiled from `kernel.c`, where that was built and zstd is within its reach; else those of numpy.
+
+The kernel calls zstd itself. It takes the functions from the package zstandard, which has them for cffi.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ckstore.codec.arrays import ArrayRoom
-from ckstore.codec.numpy_passes import NumpyPasses
+from ckstore.codec import payload as layout
 from ckstore.codec.passes import uneven
+from ckstore.codec.payload import Payload
+from ckstore.codec.plan import Look
+from ckstore.codec.room import Room
+from ckstore.codec.zstd import ENTROPY
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from ckstore.codec.arrays import Array
-    from ckstore.codec.passes import Passes, Plane
+    from ckstore.codec.passes import Passes
+    from ckstore.codec.payload import Plane
+    from ckstore.codec.plan import Plan
 
-KERNEL: ModuleType | None
-"""What was compiled; None where it was not."""
-try:
-    from ckstore.codec import _kernel
-except ImportError:
-    KERNEL = None
-else:
-    KERNEL = _kernel
+_FUNCTIONS = (
+    "ZSTD_createCCtx",
+    "ZSTD_freeCCtx",
+    "ZSTD_CCtx_setParameter",
+    "ZSTD_compress2",
+    "ZSTD_createDCtx",
+    "ZSTD_freeDCtx",
+    "ZSTD_decompressDCtx",
+    "ZSTD_isError",
+    "ZSTD_getFrameContentSize",
+    "ZSTD_findFrameCompressedSize",
+)
+"""What the kernel calls, in its order."""
+
+_PARAMETERS = [
+    (101, ENTROPY.window_log),
+    (102, ENTROPY.hash_log),
+    (105, ENTROPY.min_match),
+    (106, ENTROPY.target_length),
+    (107, ENTROPY.strategy),
+]
+"""By their numbers in zstd.h (enum ZSTD_cParameter), which are part of its stable interface."""
+
+
+def _kernel() -> ModuleType | None:
+    try:
+        from zstandard._cffi import ffi, lib
+
+        from ckstore.codec import _kernel
+
+        addresses = [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in _FUNCTIONS]
+    except (ImportError, AttributeError):
+        return None
+    _kernel.library(addresses)
+    return _kernel
+
+
+KERNEL: ModuleType | None = _kernel()
+"""What was compiled; None where it was not, or where it does not find zstd."""
 
 
 class CompiledPasses:
-    """`Passes` by `kernel`: one pass over the bytes each, and other threads run meanwhile."""
+    """`Passes` by `kernel`: one call for several chunks, and other threads run meanwhile."""
 
     def __init__(self, width: int, kernel: ModuleType) -> None:
         self.width = width
         self._kernel = kernel
-        self._room = ArrayRoom(np.uint8)
-        self._packed = ArrayRoom(np.uint8)
-        self._escapes = ArrayRoom(np.uint8)
-        self._varying = 0
-        self._first = 0
+        self._context = kernel.context(_PARAMETERS)
+        self._payloads = Room()
 
     def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
         """See `Passes`."""
         self._kernel.copy(list(sources), target)
 
-    def sample(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> Array:
-        """See `Passes`."""
-        counts = self._kernel.sample(raw, base, self.width, step, rotate)
-        return np.frombuffer(counts, np.uint32).reshape(self.width, 256)
-
-    def split(self, raw: memoryview, base: memoryview | None, *, rotate: bool, halved: bool) -> list[Array]:
-        """See `Passes`."""
-        count = raw.nbytes // self.width
-        whole = self._room.take(count * self.width)
-        self._first = 1 if halved else 0
-        self._varying = self._kernel.split(raw, base, self.width, rotate, halved, whole)
-        low = self.width // 2 if halved else 1
-        return [whole[: count * low], *(whole[count * place : count * (place + 1)] for place in range(low, self.width))]
-
-    def is_constant(self, place: int) -> bool:
-        """See `Passes`."""
-        return not self._varying >> 8 * (place - self._first) & 0xFF
-
-    def pack(self, plane: Array, ends: Sequence[int], bits: int, low: int) -> tuple[list[Array], list[Array]]:
-        """See `Passes`."""
-        packed = self._packed.take(-(-len(plane) // 4) * bits // 2)
-        room = self._escapes.take(len(plane))
-        bounds = self._kernel.pack(plane, list(ends), bits, low, packed, room)
-        escapes = room[: bounds[-1]].copy()
-        per_byte = 8 // bits
-        parts = [
-            packed[start // per_byte : -(-end // 4) * 4 // per_byte]
-            for start, end in zip((0, *ends[:-1]), ends, strict=True)
-        ]
-        return parts, [escapes[start:end] for start, end in zip((0, *bounds), bounds, strict=False)]
-
-    def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
-        """See `Passes`."""
-        if not self._kernel.join(planes, target, self.width, rotated, halved, difference):
-            raise Integrity(uneven())
-
-    def same(self, one: bytes | memoryview | Array, other: Array) -> bool:
+    def same(self, one: memoryview, other: memoryview) -> bool:
         """See `Passes`."""
         same: bool = self._kernel.same(one, other)
         return same
 
+    def survey(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> list[Look]:
+        """See `Passes`."""
+        return [Look(*look) for look in self._kernel.survey(raw, base, self.width, step, rotate)]
+
+    def encode(self, raw: memoryview, base: memoryview | None, lengths: Sequence[int], plan: Plan) -> list[Payload]:
+        """See `Passes`."""
+        rotate, halved, worth, ways = plan
+        room = self._payloads.take(raw.nbytes + raw.nbytes // 128 + 2048 * (len(lengths) + 1))
+        found = self._kernel.encode(
+            self._context, raw, base, list(lengths), self.width, rotate, halved, ways, worth, room
+        )
+        if found is None:
+            raise Integrity(layout.broken())
+        return [Payload((room[start : start + length],), length, busy) for start, length, busy in found]
+
+    def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
+        """See `Passes`."""
+        wrong = self._kernel.join(self._context, planes, target, self.width, rotated, halved, difference)
+        if wrong:
+            raise Integrity(uneven() if wrong == _UNEVEN else "a compressed payload is damaged")
+
+
+_UNEVEN = 2
+"""What `join` answers where escapes do not come out even."""
+
 
 def passes_of(width: int) -> Passes:
     """The best passes that there are here for elements of that width."""
-    return NumpyPasses(width) if KERNEL is None else CompiledPasses(width, KERNEL)
+    if KERNEL is not None:
+        return CompiledPasses(width, KERNEL)
+    from ckstore.codec.numpy_passes import NumpyPasses
+
+    return NumpyPasses(width)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+WIDTHS = frozenset({1, 2, 4, 8})
+"""How wide, in bytes, the numbers are that can be cut into planes."""
+
 _FLOATS = {
     "float8": 1,
     "bfloat16": 2,

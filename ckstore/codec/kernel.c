@@ -1,9 +1,12 @@
 /*
- * The passes over chunks, compiled: numbers into planes and back, planes packed and back, counts of a sample.
+ * The passes over chunks, compiled: numbers into payloads of byte planes and back, and what a sample of them says.
  *
  * What each does is said by its numpy twin (numpy_passes.py), byte for byte; tests hold the two together. A call works
  * on several chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is
- * checked here, before the lock is let go, and escapes are counted as they are used.
+ * checked here, before the lock is let go; frames are decoded into room for what they must hold and no more, and escapes
+ * are counted as they are used.
+ *
+ * zstd is not compiled in: `library` is told where its functions are (stable since 1.4, its manual says what they do).
  *
  * C11 and CPython's stable interface. Loops are plain, in blocks that stay in the first-level cache, so that a compiler
  * can use whatever vectors there are; two searches have an SSE2 form.
@@ -38,12 +41,53 @@
 enum { BLOCK = 2048, MOST_PLANES = 8, VALUES = 256 }; /* BLOCK: elements at a time; divides by 4 */
 
 typedef enum { AS_IS, ROTATED, DIFFERENCE } Turn;
+typedef enum { RAW = 0, ZSTD = 1, PACKED2 = 2, CONSTANT = 3, PACKED4 = 4 } Mode; /* as payloads have them */
+
+/* The library zstd */
+
+static struct {
+    void *(*create_compressor)(void);
+    size_t (*free_compressor)(void *);
+    size_t (*set)(void *, int, int);
+    size_t (*compress)(void *, void *, size_t, const void *, size_t);
+    void *(*create_decompressor)(void);
+    size_t (*free_decompressor)(void *);
+    size_t (*decompress)(void *, void *, size_t, const void *, size_t);
+    unsigned (*is_error)(size_t);
+    unsigned long long (*content_size)(const void *, size_t);
+    size_t (*frame_size)(const void *, size_t);
+} zstd;
+
+/* A thread's contexts and room; never used by two at once. */
+typedef struct {
+    void *compressor, *decompressor;
+    uint8_t *room;
+    size_t size;
+} Context;
+
+/* Room for `size` bytes and a few more, with whatever is in them; NULL where there is none. */
+static uint8_t *roomy(Context *context, size_t size) {
+    if (context->size < size || context->room == NULL) {
+        uint8_t *room = realloc(context->room, size + 64);
+        if (room == NULL) return NULL;
+        context->room = room;
+        context->size = size;
+    }
+    return context->room;
+}
+
+/* Decodes the one frame that fills `from` and must hold `length` bytes; whether it does. */
+static int decoded(Context *context, const uint8_t *from, size_t stored, uint8_t *to, size_t length) {
+    return zstd.content_size(from, stored) == length && zstd.frame_size(from, stored) == stored &&
+           zstd.decompress(context->decompressor, to, length, from, stored) == length;
+}
 
 /* A plane on its way back into numbers: one value, bytes, or packed values with escapes. */
 typedef struct {
     const uint8_t *bytes; /* NULL where it is one value */
     const uint8_t *escapes;
     size_t escape_count, used;
+    size_t decoded; /* what the frame in `held` must hold; 0 where there is none */
     int bits;      /* of a packed value; 8: not packed */
     uint8_t value; /* the one value, or the lowest packed one */
     Py_buffer held[2];
@@ -157,10 +201,11 @@ INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *r
 #define DEFINE_WIDTH(T, H, BITS, HALF)                                                                               \
     CHOSEN_AT_RUN_TIME                                                                                               \
     static uint64_t split##BITS(const uint8_t *raw, const uint8_t *base, size_t count, Turn turn, int halved,        \
-                                uint8_t *planes) {                                                                   \
+                                uint8_t *const *planes) {                                                            \
         const T bias = (T)0x8080808080808080u;                                                                       \
         const size_t low = halved ? sizeof(H) : 0;                                                                   \
         const int places = (int)(sizeof(T) - low);                                                                   \
+        uint8_t *const *high = planes + (halved ? 1 : 0);                                                            \
         T turned[BLOCK];                                                                                             \
         T first = 0, varying = 0;                                                                                    \
         for (size_t start = 0; start < count; start += BLOCK) {                                                      \
@@ -185,7 +230,7 @@ INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *r
             }                                                                                                        \
             if (halved) {                                                                                            \
                 const uint8_t *source = turn == DIFFERENCE ? (const uint8_t *)turned : from;                         \
-                uint8_t *kept = planes + start * sizeof(H);                                                          \
+                uint8_t *kept = planes[0] + start * sizeof(H);                                                       \
                 for (size_t i = 0; i < length; i++) {                                                                \
                     T a;                                                                                             \
                     memcpy(&a, source + i * sizeof(T), sizeof(T));                                                   \
@@ -197,7 +242,7 @@ INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *r
             if (!start) first = turned[0];                                                                           \
             for (size_t i = 0; i < length; i++) varying |= (T)(turned[i] ^ first);                                   \
             for (int place = 0; place < places; place++) {                                                           \
-                uint8_t *plane = planes + (low + (size_t)place) * count + start;                                     \
+                uint8_t *plane = high[place] + start;                                                                \
                 for (size_t i = 0; i < length; i++) plane[i] = (uint8_t)(turned[i] >> (8 * place));                  \
             }                                                                                                        \
         }                                                                                                            \
@@ -303,10 +348,126 @@ static int opened(PyObject *from, Py_buffer *view) {
     return from == Py_None || PyObject_GetBuffer(from, view, PyBUF_SIMPLE) == 0;
 }
 
-PyDoc_STRVAR(sample_doc, "sample(raw, base, width, step, rotate) -> bytes\n\n"
-                         "How often each byte value stands at each place of every step-th element: uint32[width][256].");
+/* A tuple of two numbers. */
+static int pair(PyObject *from, int *first, int *second) {
+    return checked(PyTuple_Check(from), "not a pair") && PyArg_ParseTuple(from, "ii", first, second);
+}
 
-static PyObject *kernel_sample(PyObject *Py_UNUSED(self), PyObject *arguments) {
+/* zstd, told by Python */
+
+PyDoc_STRVAR(library_doc, "library(functions)\n\n"
+                          "Where the functions of zstd are, in the order in which `zstd` has them.");
+
+static PyObject *kernel_library(PyObject *Py_UNUSED(self), PyObject *functions) {
+    enum { NUMBER = sizeof zstd / sizeof(void *) };
+    void *found[NUMBER];
+    if (!checked(PyList_Check(functions) && PyList_Size(functions) == NUMBER, "another number of functions"))
+        return NULL;
+    for (Py_ssize_t i = 0; i < NUMBER; i++) {
+        found[i] = PyLong_AsVoidPtr(PyList_GetItem(functions, i));
+        if (found[i] == NULL) {
+            checked(PyErr_Occurred() != NULL, "a function that is nowhere");
+            return NULL;
+        }
+    }
+    memcpy(&zstd, found, sizeof zstd);
+    return Py_NewRef(Py_None);
+}
+
+static const char CONTEXT[] = "ckstore.codec._kernel.context";
+
+static void free_context(PyObject *capsule) {
+    Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
+    if (context->compressor != NULL) zstd.free_compressor(context->compressor);
+    if (context->decompressor != NULL) zstd.free_decompressor(context->decompressor);
+    free(context->room);
+    free(context);
+}
+
+PyDoc_STRVAR(context_doc, "context(parameters) -> capsule\n\n"
+                          "What one thread works with; parameters: (number, value) pairs of zstd's compressor.");
+
+static PyObject *kernel_context(PyObject *Py_UNUSED(self), PyObject *parameters) {
+    if (!checked(PyList_Check(parameters) && zstd.compress != NULL, "no parameters, or no library yet")) return NULL;
+    Context *context = calloc(1, sizeof *context);
+    if (context == NULL) return PyErr_NoMemory();
+    PyObject *capsule = PyCapsule_New(context, CONTEXT, free_context);
+    if (capsule == NULL) {
+        free(context);
+        return NULL;
+    }
+    context->compressor = zstd.create_compressor();
+    context->decompressor = zstd.create_decompressor();
+    int good = context->compressor != NULL && context->decompressor != NULL ? 1 : (PyErr_NoMemory(), 0);
+    for (Py_ssize_t i = 0; good && i < PyList_Size(parameters); i++) {
+        int number, value;
+        good = pair(PyList_GetItem(parameters, i), &number, &value) &&
+               checked(!zstd.is_error(zstd.set(context->compressor, number, value)), "a parameter zstd does not take");
+    }
+    if (!good) {
+        Py_DECREF(capsule);
+        return NULL;
+    }
+    return capsule;
+}
+
+/* What a sample says */
+
+/* log2 of x > 0, to about 1e-12. */
+static double log_two(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int exponent = (int)(bits >> 52) - 1023;
+    bits = (bits & 0xFFFFFFFFFFFFFu) | 0x3FF0000000000000u;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m > 1.4142135623730951) {
+        m /= 2;
+        exponent++;
+    }
+    const double s = (m - 1) / (m + 1), q = s * s;
+    double sum = 0;
+    for (int i = 15; i > 0; i -= 2) sum = sum * q + 1.0 / i;
+    return exponent + 2 * s * sum * 1.4426950408889634;
+}
+
+/* Order-0 entropy of so many values as a share of eight bits. What a sample of n says of k values is too low by
+ * (k - 1) / 2n nats (Miller and Madow). */
+static double entropy(const uint32_t *counts, size_t number) {
+    double sum = 0;
+    size_t seen = 0;
+    for (int i = 0; i < VALUES; i++)
+        if (counts[i]) {
+            sum += counts[i] * log_two(counts[i]);
+            seen++;
+        }
+    if (!number) return 0;
+    const double share = (log_two((double)number) - sum / (double)number) / 8;
+    const double missed = seen > 1 ? (double)(seen - 1) / (2 * (double)number * 0.6931471805599453 * 8) : 0;
+    return share + missed < 1 ? (seen > 1 ? share + missed : 0) : 1;
+}
+
+/* Where the window of `width` values begins that holds most, the first of them; and how many it holds. */
+static int window(const uint32_t *counts, int width, size_t *holds) {
+    size_t held = 0;
+    int low = 0;
+    for (int i = 0; i < width; i++) held += counts[i];
+    *holds = held;
+    for (int i = 1; i < VALUES; i++) {
+        held += counts[(i + width - 1) % VALUES] - (size_t)counts[i - 1];
+        if (held > *holds) {
+            *holds = held;
+            low = i;
+        }
+    }
+    return low;
+}
+
+PyDoc_STRVAR(survey_doc, "survey(raw, base, width, step, rotate) -> list[tuple[float, int, float, int, float]]\n\n"
+                         "Of each byte of every step-th element: its entropy, and for windows of 15 and of 3 values\n"
+                         "where the fullest begins and what share it holds.");
+
+static PyObject *kernel_survey(PyObject *Py_UNUSED(self), PyObject *arguments) {
     Py_buffer raw, base;
     PyObject *old, *result = NULL;
     Py_ssize_t width, step;
@@ -317,6 +478,7 @@ static PyObject *kernel_sample(PyObject *Py_UNUSED(self), PyObject *arguments) {
                     "a sample of unknown width, or of a base of another length")) {
             uint32_t counts[MOST_PLANES * VALUES] = {0};
             const size_t count = (size_t)(raw.len / width);
+            const size_t number = (count + (size_t)step - 1) / (size_t)step;
             const Turn turn = old == Py_None ? (rotate ? ROTATED : AS_IS) : DIFFERENCE;
             switch (width) {
             case 1: sample8(raw.buf, base.buf, count, (size_t)step, turn, counts); break;
@@ -324,7 +486,16 @@ static PyObject *kernel_sample(PyObject *Py_UNUSED(self), PyObject *arguments) {
             case 4: sample32(raw.buf, base.buf, count, (size_t)step, turn, counts); break;
             default: sample64(raw.buf, base.buf, count, (size_t)step, turn, counts);
             }
-            result = PyBytes_FromStringAndSize((const char *)counts, width * VALUES * (Py_ssize_t)sizeof(uint32_t));
+            result = PyList_New(width);
+            for (Py_ssize_t i = 0; result != NULL && i < width; i++) {
+                const uint32_t *mine = counts + i * VALUES;
+                size_t wide, narrow;
+                const int first = window(mine, 15, &wide), second = window(mine, 3, &narrow);
+                const double whole = number ? (double)number : 1;
+                PyObject *one = Py_BuildValue("(didid)", entropy(mine, number), first, (double)wide / whole, second,
+                                              (double)narrow / whole);
+                if (one == NULL || PyList_SetItem(result, i, one) != 0) Py_CLEAR(result);
+            }
         }
         if (base.obj != NULL) PyBuffer_Release(&base);
     }
@@ -332,38 +503,201 @@ static PyObject *kernel_sample(PyObject *Py_UNUSED(self), PyObject *arguments) {
     return result;
 }
 
-PyDoc_STRVAR(split_doc, "split(raw, base, width, rotate, halved, planes) -> int\n\n"
-                        "Fill planes, one after another; the bits of cut elements that are not the same all over.");
+/* Encoding */
 
-static PyObject *kernel_split(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    Py_buffer raw, base, planes;
-    PyObject *old, *result = NULL;
+typedef struct {
+    Mode mode;
+    uint8_t low;
+} Plan;
+
+typedef struct {
+    int width, halved;
+    Turn turn;
+    double worth;
+    int number; /* of planes */
+    Plan planes[MOST_PLANES];
+} Manner;
+
+static size_t header_length(int planes) { return ((size_t)(2 + 5 * planes) + 7) / 8 * 8; }
+
+static void put32(uint8_t *to, size_t value) {
+    for (int i = 0; i < 4; i++) to[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* Room that a payload may need: each plane comes to its own length at most, but zstd wants more to begin with. */
+static size_t bound(size_t length) { return length + length / 128 + 1024; }
+
+/* Compresses `length` bytes and decodes them again; 0 where they do not fit or do not come out shorter than `most`, -1
+ * where they do not come back. */
+static Py_ssize_t compress_checked(Context *context, const uint8_t *from, size_t length, uint8_t *to, size_t most,
+                                   uint8_t *back) {
+    const size_t stored = zstd.compress(context->compressor, to, bound(length) - 512, from, length);
+    if (zstd.is_error(stored) || stored > most) return 0;
+    return decoded(context, to, stored, back, length) && memcmp(back, from, length) == 0 ? (Py_ssize_t)stored : -1;
+}
+
+/* One plane in `mode` at `to`; what it came to, 0 where it is to stay raw, -1 where it does not come back. */
+static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t length, Plan plan, double worth,
+                               uint8_t *to, uint8_t *spare) {
+    const size_t most = (size_t)(worth * (double)length);
+    if (plan.mode == ZSTD) return compress_checked(context, plane, length, to, most, spare);
+    enum { HEAD = 5 };
+    const size_t packed = packed_length(length, (int)plan.mode);
+    uint8_t *escapes = spare + packed;
+    const size_t found = (plan.mode == PACKED4 ? pack4 : pack2)(plane, length, plan.low, spare, escapes);
+    if (found + HEAD > most) return 0;
+    const Py_ssize_t stored =
+        compress_checked(context, spare, packed, to + HEAD, most - HEAD - found, escapes + found);
+    if (stored <= 0) return stored;
+    to[0] = plan.low;
+    put32(to + 1, found);
+    memcpy(to + HEAD + stored, escapes, found);
+    return HEAD + stored + (Py_ssize_t)found;
+}
+
+/* The payload of one chunk at `to`, which has room for `bound` of its length. What it came to, -1 where a plane does
+ * not come back. `planes` has room for all planes, `spare` for three times the longest. */
+static Py_ssize_t encode_chunk(Context *context, const Manner *manner, const uint8_t *raw, const uint8_t *base,
+                               size_t length, uint8_t *to, size_t *busy, uint8_t *room, uint8_t *spare) {
+    const size_t width = (size_t)manner->width, count = length / width, start = header_length(manner->number);
+    uint8_t *planes[MOST_PLANES], *at = to + start;
+    size_t lengths[MOST_PLANES];
+    int in_place = 1;
+    for (int i = 0; i < manner->number; i++) {
+        lengths[i] = manner->halved && !i ? count * (width / 2) : count;
+        in_place = in_place && manner->planes[i].mode == RAW;
+        planes[i] = in_place ? at : room;
+        *(in_place ? &at : &room) += lengths[i];
+    }
+    uint64_t varying = 0;
+    switch (width) {
+    case 1: varying = split8(raw, base, count, manner->turn, 0, planes); break;
+    case 2: varying = split16(raw, base, count, manner->turn, manner->halved, planes); break;
+    case 4: varying = split32(raw, base, count, manner->turn, manner->halved, planes); break;
+    default: varying = split64(raw, base, count, manner->turn, manner->halved, planes);
+    }
+    memset(to, 0, start);
+    to[0] = (uint8_t)((manner->turn == ROTATED ? 1 : manner->turn == DIFFERENCE ? 2 : 0) | (manner->halved ? 4 : 0));
+    to[1] = (uint8_t)width;
+    *busy = length;
+    at = to + start;
+    for (int i = 0; i < manner->number; i++) {
+        const Plan plan = manner->planes[i];
+        const int place = manner->halved ? i - 1 : i;
+        Mode mode = plan.mode;
+        size_t stored = lengths[i];
+        if (mode != RAW && place >= 0 && count && !(varying >> (8 * place) & 0xFF)) {
+            mode = CONSTANT;
+            stored = 1;
+            *at = planes[i][0];
+            *busy -= count;
+        } else if (mode != RAW) {
+            const Py_ssize_t came = encode_plane(context, planes[i], lengths[i], plan, manner->worth, at, spare);
+            if (came < 0) return -1;
+            if (came) stored = (size_t)came;
+            else mode = RAW;
+        }
+        if (mode == RAW && planes[i] != at) memcpy(at, planes[i], lengths[i]);
+        to[2 + 5 * i] = (uint8_t)mode;
+        put32(to + 3 + 5 * i, stored);
+        at += stored;
+    }
+    const size_t rest = length - count * width;
+    if (rest) memcpy(at, raw + count * width, rest);
+    return at + rest - to;
+}
+
+static int read_manner(PyObject *plans, Py_ssize_t width, int rotate, int halved, int difference, double worth,
+                       Manner *manner) {
+    const Py_ssize_t number = halved ? width / 2 + 1 : width;
+    if (!checked(known_width(width) && !(halved && width < 2) && PyList_Size(plans) == number && worth <= 1,
+                 "planes of unknown width, or too few"))
+        return 0;
+    manner->width = (int)width;
+    manner->halved = halved;
+    manner->turn = difference ? DIFFERENCE : rotate ? ROTATED : AS_IS;
+    manner->worth = worth;
+    manner->number = (int)number;
+    for (Py_ssize_t i = 0; i < number; i++) {
+        int mode, low;
+        if (!pair(PyList_GetItem(plans, i), &mode, &low) ||
+            !checked((mode == RAW || mode == ZSTD || mode == PACKED2 || mode == PACKED4) && low >= 0 && low < VALUES &&
+                         !(halved && !i && mode != RAW),
+                     "a plane in an unknown mode"))
+            return 0;
+        manner->planes[i].mode = (Mode)mode;
+        manner->planes[i].low = (uint8_t)low;
+    }
+    return 1;
+}
+
+PyDoc_STRVAR(encode_doc,
+             "encode(context, raw, base, lengths, width, rotate, halved, plans, worth, payloads) -> list[tuple] | None\n\n"
+             "Put the payloads of the chunks that make up raw into payloads; (start, length, busy bytes) of each. None\n"
+             "where one does not come back.");
+
+static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
+    Py_buffer raw, base, payloads;
+    PyObject *capsule, *old, *lengths, *plans, *result = NULL;
     Py_ssize_t width;
     int rotate, halved;
-    if (!PyArg_ParseTuple(arguments, "y*Onppw*", &raw, &old, &width, &rotate, &halved, &planes)) return NULL;
-    if (opened(old, &base)) {
-        if (checked(known_width(width) && !(halved && width < 2) && (old == Py_None || base.len == raw.len) &&
-                        planes.len == raw.len / width * width,
-                    "planes of unknown width, or of other lengths")) {
-            const size_t count = (size_t)(raw.len / width);
-            const Turn turn = old == Py_None ? (rotate ? ROTATED : AS_IS) : DIFFERENCE;
-            uint64_t varying;
-            Py_BEGIN_ALLOW_THREADS
-            switch (width) {
-            case 1: varying = split8(raw.buf, base.buf, count, turn, 0, planes.buf); break;
-            case 2: varying = split16(raw.buf, base.buf, count, turn, halved, planes.buf); break;
-            case 4: varying = split32(raw.buf, base.buf, count, turn, halved, planes.buf); break;
-            default: varying = split64(raw.buf, base.buf, count, turn, halved, planes.buf);
-            }
-            Py_END_ALLOW_THREADS
-            result = PyLong_FromUnsignedLongLong(varying);
-        }
-        if (base.obj != NULL) PyBuffer_Release(&base);
+    double worth;
+    if (!PyArg_ParseTuple(arguments, "Oy*OO!nppO!dw*", &capsule, &raw, &old, &PyList_Type, &lengths, &width, &rotate,
+                          &halved, &PyList_Type, &plans, &worth, &payloads))
+        return NULL;
+    const Py_ssize_t number = PyList_Size(lengths);
+    size_t(*parts)[3] = calloc((size_t)number + 1, sizeof *parts); /* start, length, busy */
+    Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
+    Manner manner;
+    int good = context != NULL && (parts != NULL ? 1 : (PyErr_NoMemory(), 0)) && opened(old, &base);
+    const int has_base = good;
+    good = good && read_manner(plans, width, rotate, halved, old != Py_None, worth, &manner) &&
+           checked(old == Py_None || base.len == raw.len, "a base of another length");
+    size_t total = 0, needed = 0, longest = 0;
+    for (Py_ssize_t i = 0; good && i < number; i++) {
+        const Py_ssize_t length = PyLong_AsSsize_t(PyList_GetItem(lengths, i));
+        good = !(length == -1 && PyErr_Occurred()) &&
+               checked(length >= 0 && length <= raw.len - (Py_ssize_t)total && total % (size_t)width == 0 &&
+                           (uint64_t)length < UINT32_MAX,
+                       "chunks of no length");
+        parts[i][0] = needed;
+        parts[i][1] = good ? (size_t)length : 0;
+        total += parts[i][1];
+        needed += (bound(parts[i][1]) + 63) / 64 * 64;
+        longest = parts[i][1] > longest ? parts[i][1] : longest;
     }
-    PyBuffer_Release(&planes);
+    good = good && checked(total == (size_t)raw.len, "chunks that do not make up their whole") &&
+           checked(needed <= (size_t)payloads.len, "too little room for payloads");
+    uint8_t *room = good ? roomy(context, longest + 3 * (longest / (size_t)width) + 64) : NULL;
+    if (good && room == NULL) good = (PyErr_NoMemory(), 0);
+    if (good) {
+        Py_ssize_t came = 0;
+        Py_BEGIN_ALLOW_THREADS
+        size_t at = 0;
+        for (Py_ssize_t i = 0; i < number && came >= 0; i++) {
+            const size_t length = parts[i][1];
+            const uint8_t *older = base.buf != NULL ? (const uint8_t *)base.buf + at : NULL;
+            came = encode_chunk(context, &manner, (const uint8_t *)raw.buf + at, older, length,
+                                (uint8_t *)payloads.buf + parts[i][0], &parts[i][2], room, room + longest);
+            parts[i][1] = (size_t)came;
+            at += length;
+        }
+        Py_END_ALLOW_THREADS
+        result = came < 0 ? Py_NewRef(Py_None) : PyList_New(number);
+        for (Py_ssize_t i = 0; came >= 0 && result != NULL && i < number; i++) {
+            PyObject *one = Py_BuildValue("(nnn)", (Py_ssize_t)parts[i][0], (Py_ssize_t)parts[i][1],
+                                          (Py_ssize_t)parts[i][2]);
+            if (one == NULL || PyList_SetItem(result, i, one) != 0) Py_CLEAR(result);
+        }
+    }
+    free(parts);
+    if (has_base && base.obj != NULL) PyBuffer_Release(&base);
+    PyBuffer_Release(&payloads);
     PyBuffer_Release(&raw);
     return result;
 }
+
+/* Decoding */
 
 static void close_planes(Plane *planes, int count) {
     for (int i = 0; i < count; i++)
@@ -377,7 +711,7 @@ static int hold(Plane *plane, PyObject *from, Py_ssize_t length) {
     return checked(length < 0 || view->len == length, "a plane of another length");
 }
 
-/* A plane of `length` bytes from Python: an int, a buffer, or (bits, low, packed, escapes). */
+/* A plane of `length` bytes from Python: an int, a buffer, or (mode, low, frame, escapes). */
 static int open_plane(PyObject *from, size_t length, Plane *plane) {
     memset(plane, 0, sizeof *plane);
     plane->bits = 8;
@@ -387,13 +721,15 @@ static int open_plane(PyObject *from, size_t length, Plane *plane) {
         return !(value == -1 && PyErr_Occurred()) && checked(value >= 0 && value < VALUES, "a value of no byte");
     }
     if (PyTuple_Check(from)) {
-        int bits, low;
-        PyObject *packed, *escapes;
-        if (!PyArg_ParseTuple(from, "iiOO", &bits, &low, &packed, &escapes) ||
-            !checked((bits == 2 || bits == 4) && low >= 0 && low < VALUES, "a plane packed in an unknown way") ||
-            !hold(plane, packed, (Py_ssize_t)packed_length(length, bits)) || !hold(plane, escapes, -1))
+        int mode, low;
+        PyObject *frame, *escapes;
+        if (!PyArg_ParseTuple(from, "iiOO", &mode, &low, &frame, &escapes) ||
+            !checked((mode == ZSTD || mode == PACKED2 || mode == PACKED4) && low >= 0 && low < VALUES,
+                     "a plane in an unknown mode") ||
+            !hold(plane, frame, -1) || !hold(plane, escapes, mode == ZSTD ? 0 : -1))
             return 0;
-        plane->bits = bits;
+        plane->bits = mode == ZSTD ? 8 : mode;
+        plane->decoded = mode == ZSTD ? length : packed_length(length, mode);
         plane->value = (uint8_t)low;
         plane->escapes = plane->held[1].buf;
         plane->escape_count = (size_t)plane->held[1].len;
@@ -404,93 +740,58 @@ static int open_plane(PyObject *from, size_t length, Plane *plane) {
     return 1;
 }
 
-PyDoc_STRVAR(join_doc, "join(planes, target, width, rotated, halved, difference) -> bool\n\n"
-                       "Fill the whole elements of target, or add to them; False where escapes do not come out even.");
+PyDoc_STRVAR(join_doc, "join(context, planes, target, width, rotated, halved, difference) -> int\n\n"
+                       "Fill the whole elements of target, or add to them: 0; 1 where a frame is damaged, 2 where\n"
+                       "escapes do not come out even: target is then not to be used.");
 
 static PyObject *kernel_join(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    PyObject *given, *result = NULL;
+    PyObject *capsule, *given, *result = NULL;
     Py_buffer target;
     Py_ssize_t width;
     int rotated, halved, difference;
-    if (!PyArg_ParseTuple(arguments, "O!w*nppp", &PyList_Type, &given, &target, &width, &rotated, &halved, &difference))
+    if (!PyArg_ParseTuple(arguments, "OO!w*nppp", &capsule, &PyList_Type, &given, &target, &width, &rotated, &halved,
+                          &difference))
         return NULL;
     Plane planes[MOST_PLANES];
     int opened_planes = 0;
     const Py_ssize_t number = halved ? width / 2 + 1 : width;
-    int good = checked(known_width(width) && !(halved && width < 2) && PyList_Size(given) == number,
-                       "planes of unknown width, or too few");
+    Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
+    int good = context != NULL && checked(known_width(width) && !(halved && width < 2) && PyList_Size(given) == number,
+                                          "planes of unknown width, or too few");
     const size_t count = good ? (size_t)(target.len / width) : 0;
+    size_t needed = 0;
     while (good && opened_planes < number) {
         const size_t length = halved && !opened_planes ? count * (size_t)(width / 2) : count;
         good = open_plane(PyList_GetItem(given, opened_planes), length, &planes[opened_planes]);
-        opened_planes++;
+        needed += planes[opened_planes++].decoded;
     }
+    uint8_t *room = good ? roomy(context, needed) : NULL;
+    if (good && room == NULL) good = (PyErr_NoMemory(), 0);
     if (good) {
         const Turn turn = difference ? DIFFERENCE : rotated ? ROTATED : AS_IS;
-        int even;
+        int whole = 1, even = 1;
         Py_BEGIN_ALLOW_THREADS
-        switch (width) {
-        case 1: even = join8(planes, count, turn, 0, target.buf); break;
-        case 2: even = join16(planes, count, turn, halved, target.buf); break;
-        case 4: even = join32(planes, count, turn, halved, target.buf); break;
-        default: even = join64(planes, count, turn, halved, target.buf);
+        for (int i = 0; i < number && whole; i++) {
+            Plane *plane = &planes[i];
+            if (plane->holds < 2) continue;
+            whole = decoded(context, plane->bytes, (size_t)plane->held[0].len, room, plane->decoded);
+            plane->bytes = room;
+            room += plane->decoded;
         }
-        for (int i = 0; i < number; i++) even = even && planes[i].used == planes[i].escape_count;
+        if (whole) {
+            switch (width) {
+            case 1: even = join8(planes, count, turn, 0, target.buf); break;
+            case 2: even = join16(planes, count, turn, halved, target.buf); break;
+            case 4: even = join32(planes, count, turn, halved, target.buf); break;
+            default: even = join64(planes, count, turn, halved, target.buf);
+            }
+            for (int i = 0; i < number; i++) even = even && planes[i].used == planes[i].escape_count;
+        }
         Py_END_ALLOW_THREADS
-        result = PyBool_FromLong(even);
+        result = PyLong_FromLong(!whole ? 1 : !even ? 2 : 0);
     }
     close_planes(planes, opened_planes);
     PyBuffer_Release(&target);
-    return result;
-}
-
-PyDoc_STRVAR(pack_doc, "pack(plane, ends, bits, low, packed, escapes) -> list[int]\n\n"
-                       "Pack the parts of a plane that end at ends; where in escapes those of each part end.");
-
-static PyObject *kernel_pack(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    Py_buffer plane, packed, escapes;
-    PyObject *ends, *result = NULL;
-    int bits, low;
-    if (!PyArg_ParseTuple(arguments, "y*O!iiw*w*", &plane, &PyList_Type, &ends, &bits, &low, &packed, &escapes))
-        return NULL;
-    const Py_ssize_t parts = PyList_Size(ends);
-    size_t *bounds = calloc((size_t)parts + 1, sizeof(size_t));
-    int good = bounds != NULL ? 1 : (PyErr_NoMemory(), 0);
-    good = good && checked((bits == 2 || bits == 4) && low >= 0 && low < VALUES, "packing in an unknown way");
-    for (Py_ssize_t i = 0; good && i < parts; i++) {
-        const Py_ssize_t end = PyLong_AsSsize_t(PyList_GetItem(ends, i));
-        good = !(end == -1 && PyErr_Occurred()) &&
-               checked(end >= (Py_ssize_t)bounds[i] && end <= plane.len && bounds[i] % 4 == 0, "parts of no plane");
-        bounds[i + 1] = good ? (size_t)end : 0;
-    }
-    good = good && checked(parts > 0 && bounds[parts] == (size_t)plane.len, "parts that do not fill their plane") &&
-           checked((size_t)packed.len >= packed_length((size_t)plane.len, bits) && escapes.len >= plane.len,
-                   "too little room for packing");
-    if (good) {
-        const uint8_t *from = plane.buf;
-        uint8_t *to = packed.buf, *outside = escapes.buf;
-        size_t found = 0;
-        Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; i < parts; i++) {
-            const size_t start = bounds[i], count = bounds[i + 1] - start;
-            uint8_t *at = to + start / 4 * (size_t)(bits / 2);
-            found += (bits == 4 ? pack4 : pack2)(from + start, count, (uint8_t)low, at, outside + found);
-            bounds[i] = found;
-        }
-        Py_END_ALLOW_THREADS
-        result = PyList_New(parts);
-        for (Py_ssize_t i = 0; result != NULL && i < parts; i++) {
-            PyObject *end = PyLong_FromSize_t(bounds[i]);
-            if (end == NULL || PyList_SetItem(result, i, end) != 0) {
-                Py_DECREF(result);
-                result = NULL;
-            }
-        }
-    }
-    free(bounds);
-    PyBuffer_Release(&escapes);
-    PyBuffer_Release(&packed);
-    PyBuffer_Release(&plane);
     return result;
 }
 
@@ -541,10 +842,10 @@ static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"sample", kernel_sample, METH_VARARGS, sample_doc}, {"split", kernel_split, METH_VARARGS, split_doc},
-    {"join", kernel_join, METH_VARARGS, join_doc},       {"pack", kernel_pack, METH_VARARGS, pack_doc},
-    {"same", kernel_same, METH_VARARGS, same_doc},       {"copy", kernel_copy, METH_VARARGS, copy_doc},
-    {NULL, NULL, 0, NULL},
+    {"library", kernel_library, METH_O, library_doc},    {"context", kernel_context, METH_O, context_doc},
+    {"survey", kernel_survey, METH_VARARGS, survey_doc}, {"encode", kernel_encode, METH_VARARGS, encode_doc},
+    {"join", kernel_join, METH_VARARGS, join_doc},       {"same", kernel_same, METH_VARARGS, same_doc},
+    {"copy", kernel_copy, METH_VARARGS, copy_doc},       {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot SLOTS[] = {{0, NULL}};

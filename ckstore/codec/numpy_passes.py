@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ckstore.codec import payload as layout
 from ckstore.codec.arrays import copy, same
 from ckstore.codec.chunker import parts
 from ckstore.codec.packing import Packing
-from ckstore.codec.passes import Packed
+from ckstore.codec.payload import PACKED, Coded, Mode, Payload
+from ckstore.codec.plan import Look
 from ckstore.codec.transpose import Transposer
+from ckstore.codec.zstd import ENTROPY, Zstd
+from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckstore.codec import transpose
     from ckstore.codec.arrays import Array
-    from ckstore.codec.passes import Plane
+    from ckstore.codec.payload import Plane
+    from ckstore.codec.plan import Plan, Way
+
+
+class _Stored(NamedTuple):
+    """A plane as it goes into a payload: `length` bytes in several pieces."""
+
+    mode: Mode
+    length: int
+    pieces: tuple[bytes | memoryview, ...]
 
 
 class NumpyPasses:
@@ -27,37 +41,45 @@ class NumpyPasses:
         self.width = width
         self._packing = Packing()
         self._transposer = Transposer(width)
-        self._planes: list[Array] = []
+        self._zstd = Zstd(ENTROPY)
 
     def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
         """See `Passes`."""
         for source, part in zip(sources, parts(target, [source.nbytes for source in sources]), strict=True):
             copy(source, part)
 
-    def sample(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> Array:
+    def same(self, one: memoryview, other: memoryview) -> bool:
+        """See `Passes`."""
+        return same(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
+
+    def survey(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> list[Look]:
         """See `Passes`."""
         numbers = self._transposer.numbers(raw)[::step]
         olds = None if base is None else self._transposer.numbers(base)[::step]
         turned = np.ascontiguousarray(self._transposer.turned(numbers, olds, rotate=rotate))
         columns = turned.view(np.uint8).reshape(-1, self.width)
-        return np.array([np.bincount(columns[:, place], minlength=256) for place in range(self.width)])
+        return [_look(np.bincount(columns[:, place], minlength=256)) for place in range(self.width)]
 
-    def split(self, raw: memoryview, base: memoryview | None, *, rotate: bool, halved: bool) -> list[Array]:
+    def encode(self, raw: memoryview, base: memoryview | None, lengths: Sequence[int], plan: Plan) -> list[Payload]:
         """See `Passes`."""
         numbers = self._transposer.numbers(raw)
         olds = None if base is None else self._transposer.numbers(base)
-        self._planes = self._transposer.room(len(numbers), halved=halved)
-        self._transposer.split(numbers, olds, self._planes, rotate=rotate, halved=halved)
-        return self._planes
-
-    def is_constant(self, place: int) -> bool:
-        """See `Passes`."""
-        plane = self._planes[place]
-        return bool((plane == plane[0]).all())
-
-    def pack(self, plane: Array, ends: Sequence[int], bits: int, low: int) -> tuple[list[Array], list[Array]]:
-        """See `Passes`."""
-        return self._packing.pack(plane, ends, bits, low)
+        planes = self._transposer.room(len(numbers), halved=plan.halved)
+        self._transposer.split(numbers, olds, planes, rotate=plan.rotate, halved=plan.halved)
+        ends = [end // self.width for end in accumulate(lengths)]
+        columns: list[list[_Stored]] = []
+        for number, (plane, way) in enumerate(zip(planes, plan.ways, strict=True)):
+            size = self.width // 2 if plan.halved and not number else 1
+            bounds = [0, *(end * size for end in ends)]
+            pieces = [plane[start:end] for start, end in pairwise(bounds)]
+            columns.append([self._encode(piece, way, plan.worth) for piece in pieces])
+        flags = (layout.DIFFERENCE if base is not None else layout.ROTATED * plan.rotate) | layout.HALVED * plan.halved
+        tail = raw[raw.nbytes // self.width * self.width :]
+        last = len(lengths) - 1
+        return [
+            self._payload(flags, stored, length, tail if number == last else raw[:0])
+            for number, (length, *stored) in enumerate(zip(lengths, *columns, strict=True))
+        ]
 
     def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
         """See `Passes`."""
@@ -69,11 +91,66 @@ class NumpyPasses:
         else:
             self._transposer.join(opened, numbers, rotated=rotated, halved=halved)
 
-    def same(self, one: bytes | memoryview | Array, other: Array) -> bool:
-        """See `Passes`."""
-        return same(np.frombuffer(one, np.uint8), other)
+    def _encode(self, plane: Array, way: Way, worth: float) -> _Stored:
+        mode, low = way
+        if mode is not Mode.RAW and len(plane) and plane[0] == plane[-1] and bool((plane == plane[0]).all()):
+            return _Stored(Mode.CONSTANT, 1, (plane[:1].tobytes(),))
+        if mode is Mode.ZSTD:
+            frame = self._compress(plane)
+            stored = _Stored(mode, len(frame), (frame,))
+        elif mode is not Mode.RAW:
+            packed, escapes = self._packing.pack(plane, mode, low)
+            frame = self._compress(packed)
+            outside = PACKED.pack(low, len(escapes))
+            stored = _Stored(mode, PACKED.size + len(frame) + len(escapes), (outside, frame, escapes.data))
+        if mode is Mode.RAW or stored.length > worth * len(plane):
+            return _Stored(Mode.RAW, len(plane), (plane.data,))
+        return stored
+
+    def _compress(self, plane: Array) -> bytes:
+        """A frame, decoded again and compared."""
+        frame = self._zstd.compress(plane.data)
+        if not same(np.frombuffer(self._zstd.decompress(frame, len(plane)), np.uint8), plane):
+            raise Integrity(layout.broken())
+        return frame
+
+    def _payload(self, flags: int, stored: Sequence[_Stored], raw_length: int, tail: memoryview) -> Payload:
+        header = layout.head(flags, self.width, [(one.mode, one.length) for one in stored])
+        constant = sum(one.mode is Mode.CONSTANT for one in stored) * (raw_length // self.width)
+        pieces = [header, *(piece for one in stored for piece in one.pieces), tail]
+        length = len(header) + sum(one.length for one in stored) + tail.nbytes
+        return Payload(pieces, length, raw_length - constant)
 
     def _opened(self, plane: Plane, room: Array) -> transpose.Plane:
         if isinstance(plane, int):
             return plane
-        return self._packing.unpack(plane, room) if isinstance(plane, Packed) else np.frombuffer(plane, np.uint8)
+        if not isinstance(plane, Coded):
+            return np.frombuffer(plane, np.uint8)
+        if plane.mode == Mode.ZSTD:
+            return np.frombuffer(self._zstd.decompress(plane.frame, len(room)), np.uint8)
+        packed = self._zstd.decompress(plane.frame, -(-len(room) // 4) * plane.mode // 2)
+        return self._packing.unpack(packed, plane.escapes, plane.mode, plane.low, room)
+
+
+def _look(counts: Array) -> Look:
+    """What the counts of 256 values say."""
+    number = max(1, int(counts.sum()))
+    around = np.concatenate([[0], np.cumsum(np.concatenate([counts, counts]))])
+    windows: list[Any] = [_entropy(counts, number)]
+    for width in (15, 3):
+        held = around[width : width + 256] - around[:256]
+        low = int(held.argmax())
+        windows += [low, int(held[low]) / number]
+    return Look(*windows)
+
+
+def _entropy(counts: Array, number: int) -> float:
+    """Order-0 entropy as a share of eight bits.
+
+    What a sample of n says of k values is too low by (k - 1) / 2n nats (Miller and Madow).
+    """
+    seen = counts[counts > 0].astype(np.float64)
+    if len(seen) < 2:
+        return 0.0
+    share = (np.log2(number) - float((seen * np.log2(seen)).sum()) / number) / 8
+    return min(1.0, float(share + (len(seen) - 1) / (2 * number * np.log(2) * 8)))

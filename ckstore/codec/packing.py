@@ -11,10 +11,7 @@ from ckstore.codec.passes import uneven
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ckstore.codec.arrays import Array
-    from ckstore.codec.passes import Packed
 
 
 class Packing:
@@ -26,8 +23,8 @@ class Packing:
         self._wide = ArrayRoom(np.uint16)
         self._packed = ArrayRoom(np.uint8)
 
-    def pack(self, plane: Array, ends: Sequence[int], bits: int, low: int) -> tuple[list[Array], list[Array]]:
-        """The packed bytes of each part, in a buffer that the next call overwrites, and its escapes."""
+    def pack(self, plane: Array, bits: int, low: int) -> tuple[Array, Array]:
+        """The packed bytes, in a buffer that the next call overwrites, and the escapes."""
         escape = (1 << bits) - 1
         shifted = self._shifted.take(-(-len(plane) // 4) * 4)
         values = shifted[: len(plane)]
@@ -36,28 +33,23 @@ class Packing:
         outside = np.flatnonzero(np.greater_equal(values, escape, out=self._flags.take(len(plane))))
         values[outside] = escape
         packed = self._fold(self._fold(shifted, 2), 4) if bits == 2 else self._fold(shifted, 4)
-        per_byte = 8 // bits
-        starts = (0, *ends[:-1])
-        parts = [
-            packed[start // per_byte : -(-end // 4) * 4 // per_byte] for start, end in zip(starts, ends, strict=True)
-        ]
-        return parts, np.split(plane[outside], np.searchsorted(outside, ends[:-1]))
+        return packed, plane[outside]
 
-    def unpack(self, plane: Packed, target: Array) -> Array:
+    def unpack(self, data: bytes, escapes: memoryview, bits: int, low: int, target: Array) -> Array:
         """`target`, filled. Raises `Integrity` where escapes do not come out even."""
         room = self._shifted.take(-(-len(target) // 4) * 4)
-        packed = np.frombuffer(plane.packed, np.uint8)
-        if plane.bits == 2:
+        packed = np.frombuffer(data, np.uint8)
+        if bits == 2:
             packed = self._unfold(packed, 4, room)
-        values = self._unfold(packed, plane.bits, room)[: len(target)]
-        np.add(values, plane.low, out=target)
-        count = len(plane.escapes)
-        escape = (1 << plane.bits) - 1
+        values = self._unfold(packed, bits, room)[: len(target)]
+        np.add(values, low, out=target)
+        count = len(escapes)
+        escape = (1 << bits) - 1
         outside = np.flatnonzero(np.equal(values, escape, out=self._flags.take(len(target)))) if count else ()
         if len(outside) != count or (not count and values.max(initial=0) == escape):
             raise Integrity(uneven())
         if count:
-            target[outside] = np.frombuffer(plane.escapes, np.uint8)
+            target[outside] = np.frombuffer(escapes, np.uint8)
         return target
 
     def _fold(self, values: Array, bits: int) -> Array:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import zstandard
 
 from ckstore.errors import Integrity
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 _LEVEL = 3
 _MAX_WINDOW = 16 << 20
-_AT_ONCE = hasattr(zstandard.ZstdCompressor, "multi_compress_to_buffer")
-"""Whether many frames can be made in one call: the package's other backend has none."""
+ENTROPY = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST,
+    hash_log=6,
+    min_match=7,
+    target_length=0,
+    window_log=20,
+    write_content_size=True,
+)
+"""Settings under which zstd is an entropy coder that passes over noise at memory speed."""
 
 
 class Zstd:
@@ -29,24 +31,6 @@ class Zstd:
     def compress(self, raw: memoryview) -> bytes:
         """One zstd frame that decodes to `raw`."""
         return self._compressor.compress(raw)
-
-    def compress_all(self, raws: Sequence[memoryview]) -> Sequence[bytes]:
-        """A frame for each; one call, as other threads wait less often for one."""
-        if len(raws) == 1 or not _AT_ONCE:
-            return [self._compressor.compress(raw) for raw in raws]
-        found = self._compressor.multi_compress_to_buffer(list(raws))
-        return [found[number].tobytes() for number in range(len(raws))]
-
-    def decompress_own(self, frames: Sequence[bytes], lengths: Sequence[int]) -> Sequence[bytes | memoryview]:
-        """What frames that `compress_all` just made hold, which is so long. Raises `Integrity`."""
-        if len(frames) == 1 or not _AT_ONCE:
-            return [self.decompress(frame, length) for frame, length in zip(frames, lengths, strict=True)]
-        try:
-            found = self._decompressor.multi_decompress_to_buffer(list(frames))
-        except zstandard.ZstdError as error:
-            raise Integrity(f"a compressed payload is damaged: {error}") from error
-        segments: list[Any] = [found[number] for number in range(len(frames))]
-        return [memoryview(segment) for segment in segments]
 
     def decompress(self, payload: bytes | memoryview, length: int) -> bytes:
         """The `length` bytes that a frame holds, which must declare as many. Raises `Integrity`.

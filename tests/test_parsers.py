@@ -48,7 +48,7 @@ from ckstore.pack.format import (
     Trailer,
 )
 from ckstore.pack.reader import read_sealed, scan
-from ckstore.pack.writer import PackWriter
+from ckstore.pack.writer import PackWriter, ready
 from ckstore.storage.journal import Cursor, Diverged, Journal, first_frame
 from ckstore.storage.record import PackEntry, Record, Ref, RefMove, Snapshot, Symbolic
 from tests import coding
@@ -248,7 +248,7 @@ def packed(count: int) -> bytes:
     sink = Collected()
     writer = PackWriter(sink, bytes(range(NAME_SIZE)))
     for number in range(count):
-        writer.add(frame(number), bytes([number]) * (5 * number))
+        writer.add([ready(frame(number), [bytes([number]) * (5 * number)])])
     writer.finish()
     return bytes(sink.data)
 

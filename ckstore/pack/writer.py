@@ -9,6 +9,8 @@ from ckstore.pack import format as pack_format
 from ckstore.pack.format import FRAME_HEADER_SIZE, Frame, Row, Trailer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from typing_extensions import Buffer
 
 
@@ -27,6 +29,18 @@ class Sealed(NamedTuple):
     rows: list[Row]
 
 
+class Ready(NamedTuple):
+    """A frame as it goes into a pack: what it says, and the bytes of its header and payload one after another."""
+
+    frame: Frame
+    buffers: tuple[Buffer, ...]
+
+
+def ready(frame: Frame, payload: Sequence[Buffer]) -> Ready:
+    """A frame with its checksum taken. The pieces of `payload` have `frame.stored_length` bytes."""
+    return Ready(frame, (pack_format.frame_header(frame, payload_checksum(payload)), *payload))
+
+
 class PackWriter:
     """The pack `name` under way. Not for two threads at once."""
 
@@ -38,11 +52,14 @@ class PackWriter:
         self._rows: list[Row] = []
         self._write(self._header)
 
-    def add(self, frame: Frame, *payload: Buffer) -> None:
-        """Append a frame. The pieces of `payload` have `frame.stored_length` bytes."""
-        self._rows.append(Row(frame, self.size_bytes))
-        self._sink.write(pack_format.frame_header(frame, payload_checksum(payload)), *payload)
-        self.size_bytes += FRAME_HEADER_SIZE + frame.stored_length
+    def add(self, frames: Iterable[Ready]) -> None:
+        """Append frames, in one write."""
+        buffers: list[Buffer] = []
+        for frame, pieces in frames:
+            self._rows.append(Row(frame, self.size_bytes))
+            self.size_bytes += FRAME_HEADER_SIZE + frame.stored_length
+            buffers += pieces
+        self._sink.write(*buffers)
 
     def finish(self) -> Sealed:
         """Write table and trailer; nothing can be added afterwards."""

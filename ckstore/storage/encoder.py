@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ from ckstore.pack.format import Frame
 from ckstore.storage.chain import base_for, within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from ckstore.codec.encoded import Encoded
     from ckstore.codec.preset import Preset
@@ -58,18 +59,21 @@ class Buffers:
 class Bases(Protocol):
     """Earlier versions of chunks."""
 
-    def chain(self, id: bytes) -> Sequence[Location]:
-        """Where one lies, and what it needs in turn; empty where it is not there. Raises `Integrity`."""
+    def chains(self, ids: Sequence[bytes]) -> Sequence[Sequence[Location]]:
+        """Where each lies, and what it needs in turn; empty where one is not there. Raises `Integrity`."""
 
-    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
-        """Fill `target` with the bytes of the first of a chain. Raises `Integrity`."""
+    def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
+        """Fill each target with the bytes of the first of its chain. Raises `Integrity`."""
+
+
+Pieces = Sequence[bytes | memoryview]
 
 
 class Frames(Protocol):
     """Where frames go."""
 
-    def add(self, stream: str, frame: Frame, payload: Sequence[bytes | memoryview]) -> None:
-        """Take one in; what `payload` is pieces of may be overwritten afterwards."""
+    def add_all(self, stream: str, frames: Iterable[tuple[Frame, Pieces]]) -> None:
+        """Take some in; what payloads are pieces of may be overwritten afterwards."""
 
 
 class Encoder:
@@ -99,12 +103,15 @@ class Encoder:
             base = older[begin:end] if has_base else None
             encoded = coder.encode(whole[begin:end], lengths, new[start].piece.dtype, self._preset, base)
             raws = parts(whole[begin:end], lengths)
-            for one, raw, found, kept in zip(new[start:stop], raws, encoded, bases[start:stop], strict=True):
-                self._add(one, raw, found, kept)
+            frames = [
+                self._frame(one, raw, found, kept)
+                for one, raw, found, kept in zip(new[start:stop], raws, encoded, bases[start:stop], strict=True)
+            ]
+            self._packer.add_all(new[start].piece.stream, frames)
             start, begin = stop, end
 
-    def _add(self, new: New, raw: memoryview, encoded: Encoded, base: Base | None) -> None:
-        """Append a frame. A delta that gained little, or ends too long a chain, is encoded anew, by itself."""
+    def _frame(self, new: New, raw: memoryview, encoded: Encoded, base: Base | None) -> tuple[Frame, Pieces]:
+        """A frame and its payload. A delta that gained little, or ends too long a chain, is encoded anew, by itself."""
         if base is not None:
             frame = frame_of(new.kind, new.id, new.length, encoded)._replace(
                 base=base.location.frame.id, version=base.version
@@ -112,44 +119,64 @@ class Encoder:
             if encoded.length < POOR * new.length and within(base, frame, self._preset):
                 with self._lock:
                     self.deltas[new.id] = (new.piece, frame)
-                self._packer.add(new.piece.stream, frame, encoded.pieces)
-                return
+                return frame, encoded.pieces
             coder = self._scratch.get(Buffers).alone
             (encoded,) = coder.encode(raw, [new.length], new.piece.dtype, self._preset)
-        self._packer.add(new.piece.stream, frame_of(new.kind, new.id, new.length, encoded), encoded.pieces)
+            encoded = encoded._replace(pieces=[b"".join(encoded.pieces)])  # the next one may be encoded so as well
+        return frame_of(new.kind, new.id, new.length, encoded), encoded.pieces
 
     def _bases(self, new: Sequence[New], whole: memoryview) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
 
         Whether differences gain anything is found out at the first chunk that has a base, for all of `new`.
         """
+        none: list[Base | None] = [None] * len(new)
         dtype = new[0].piece.dtype
         if not self._preset.deltas or element(dtype) is None:
-            return whole, [None] * len(new)
+            return whole, none
         buffers = self._scratch.get(Buffers)
         lengths = [one.length for one in new]
         older = buffers.older(whole.nbytes)
-        bases: list[Base | None] = []
-        for one, raw, old in zip(new, parts(whole, lengths), parts(older, lengths), strict=True):
-            base = self._base(one, old)
-            if base is not None and not any(bases) and not buffers.coder.gains(raw, dtype, self._preset, old):
-                return whole, [None] * len(new)
-            bases.append(base)
-        return older, bases
+        raws, olds = parts(whole, lengths), parts(older, lengths)
+        bases = self._candidates(new)
+        for number, base in enumerate(bases):
+            if base is None:
+                continue
+            if self._read([base], olds[number : number + 1]) == [base]:
+                if not buffers.coder.gains(raws[number], dtype, self._preset, olds[number]):
+                    return whole, none
+                rest = self._read(bases[number + 1 :], olds[number + 1 :])
+                return older, [*none[:number], base, *rest]
+        return whole, none
 
-    def _base(self, new: New, old: memoryview) -> Base | None:
-        """What a chunk may be kept against, its bytes in `old`; None where no earlier version is here and sound."""
-        if new.piece.before is None:
-            return None
-        objects = self._objects
+    def _candidates(self, new: Sequence[New]) -> list[Base | None]:
+        """What chunks may be kept against, as far as the index knows."""
+        wanted = [one.piece.before for one in new if one.piece.before is not None]
+        chains = dict(zip(wanted, self._chains(wanted), strict=True)) if wanted else {}
+        found: list[Base | None] = []
+        for one in new:
+            chain = chains.get(one.piece.before or b"")
+            found.append(base_for(chain, one.length, self._preset) if chain else None)
+        return found
+
+    def _chains(self, ids: Sequence[bytes]) -> Sequence[Sequence[Location]]:
+        """The chains of chunks; none for one whose chain is broken."""
         try:
-            before = objects.chain(new.piece.before)
-            base = base_for(before, new.length, self._preset) if before else None
-            if base is not None:
-                objects.read_base(base.chain, old)
+            return self._objects.chains(ids)
         except Integrity:
-            return None
-        return base
+            return [()] if len(ids) == 1 else [chain for id in ids for chain in self._chains([id])]
+
+    def _read(self, bases: Sequence[Base | None], olds: Sequence[memoryview]) -> list[Base | None]:
+        """Fill `olds` with the bytes of `bases`; None in the place of one that is not sound."""
+        requests = [(base.chain, old) for base, old in zip(bases, olds, strict=True) if base is not None]
+        try:
+            if requests:
+                self._objects.read_bases(requests)
+        except Integrity:
+            if len(requests) == 1:
+                return [None] * len(bases)
+            return [one for base, old in zip(bases, olds, strict=True) for one in self._read([base], [old])]
+        return list(bases)
 
 
 def frame_of(kind: Kind, id: bytes, length: int, encoded: Encoded) -> Frame:

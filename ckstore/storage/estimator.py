@@ -22,7 +22,7 @@ from ckstore.storage.packer import META
 from ckstore.storage.piece import New, Piece, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckstore.codec.preset import Preset
     from ckstore.pack.format import Frame
@@ -156,33 +156,38 @@ class Estimator:
         chunk = self._chunks.get(id)
         return None if chunk is None else chunk.place
 
-    def chain(self, id: bytes) -> Sequence[Location]:
-        """A sampled chunk, and those it would need."""
+    def chains(self, ids: Iterable[bytes]) -> list[Sequence[Location]]:
+        """Sampled chunks, each with those it would need."""
+        return [self._needed(id) for id in ids]
+
+    def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
+        """The bytes of sampled chunks, from where they were first seen."""
+        for chain, target in requests:
+            chunk = self._chunks[chain[0].frame.id]
+            assert chunk is not None
+            target[:] = chunk.load()
+
+    def add_all(self, stream: str, frames: Iterable[tuple[Frame, Sequence[bytes | memoryview]]]) -> None:
+        """Count encoded frames."""
+        with self._lock:
+            for frame, _ in frames:
+                stored = frame.stored_length + _PER_OBJECT
+                self._tally.exact_bytes += stored
+                chunk = self._chunks[frame.id]
+                if chunk is None:
+                    continue
+                chain = self._chains[chunk.chain]
+                chain.raw_bytes += frame.raw_length
+                chain.stored_bytes += stored
+                chunk.place = Location(b"", 0, frame)
+
+    def _needed(self, id: bytes) -> Sequence[Location]:
         chain: list[Location] = []
         place = self.locate(id)
         while place is not None:
             chain.append(place)
             place = self.locate(place.frame.base)
         return chain
-
-    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
-        """The bytes of a sampled chunk, from where it was first seen."""
-        chunk = self._chunks[chain[0].frame.id]
-        assert chunk is not None
-        target[:] = chunk.load()
-
-    def add(self, stream: str, frame: Frame, payload: Sequence[bytes | memoryview]) -> None:
-        """Count an encoded frame."""
-        stored = frame.stored_length + _PER_OBJECT
-        with self._lock:
-            self._tally.exact_bytes += stored
-            chunk = self._chunks[frame.id]
-            if chunk is None:
-                return
-            chain = self._chains[chunk.chain]
-            chain.raw_bytes += frame.raw_length
-            chain.stored_bytes += stored
-            chunk.place = Location(b"", 0, frame)
 
     def estimate(self, tally: Tally) -> float:
         """Stored bytes of one save, by what has been sampled of all."""

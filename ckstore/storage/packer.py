@@ -2,7 +2,8 @@
 
 A stream opens a file of its own once it holds SMALL bytes; what is left of the small ones at the end shares a
 pack, so that a commit of ten small components does not make ten files. Trees and commits are a stream apart
-that is never mixed with data.
+that is never mixed with data. Threads that meet at a stream of WIDE bytes do not wait for each other: it then has as
+many packs open as threads that write at once.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ckstore import durable
-from ckstore.pack.format import NAME_SIZE, Frame
-from ckstore.pack.writer import PackWriter, Sealed
+from ckstore.pack.format import NAME_SIZE
+from ckstore.pack.writer import PackWriter, Ready, Sealed, ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from ckstore.pack.format import Frame
 
 PACK_SIZE = 256 << 20
 SMALL = 1 << 20
+WIDE = 64 << 20
 META = ""
 """The stream of trees and commits; component names are never empty."""
 
 Pieces = Sequence[bytes | memoryview]
-_Pending = tuple[Frame, Pieces]
 
 
 class Packer:
@@ -40,33 +43,33 @@ class Packer:
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
         """Append one object to a stream. What `payload` is pieces of may be overwritten afterwards."""
+        self.add_all(stream, [(frame, payload)])
+
+    def add_all(self, stream: str, frames: Iterable[tuple[Frame, Pieces]]) -> None:
+        """Append objects to a stream, next to each other."""
         with self._lock:
             target = self._streams.get(stream)
             if target is None:
                 target = self._streams[stream] = _Stream(self._open)
-        full = target.add(frame, payload)
+        full = target.add([ready(frame, payload) for frame, payload in frames])
         if full is not None:
             self._seal(full)
 
     def finish(self) -> list[Sealed]:
         """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
-        left: list[_Pending] = []
+        left: list[Ready] = []
         full: list[_OpenPack] = []
         for name, stream in sorted(self._streams.items()):
-            if name == META or stream.pack is not None:
-                if stream.pending:
-                    stream.flush()
-                if stream.pack is not None:
-                    full.append(stream.pack)
-            else:
-                left += stream.pending
+            if name == META:
+                stream.flush()
+            left += stream.pending
+            full += stream.packs
         self._streams.clear()
         try:
             if left:
                 shared = self._open()
                 full.append(shared)
-                for frame, payload in left:
-                    shared.writer.add(frame, *payload)
+                shared.writer.add(left)
             while full:
                 self._seal(full.pop())
         finally:
@@ -81,8 +84,8 @@ class Packer:
     def discard(self) -> None:
         """Close what is open; the files stay for whoever removes the folder."""
         for stream in self._streams.values():
-            if stream.pack is not None:
-                stream.pack.file.close()
+            for pack in stream.packs:
+                pack.file.close()
         self._streams.clear()
 
     def _open(self) -> _OpenPack:
@@ -111,35 +114,52 @@ class _OpenPack:
 
 
 class _Stream:
-    """One component's frames on their way into packs."""
+    """One component's frames on their way into `packs`; `pending` until there are enough for one."""
 
     def __init__(self, open_pack: Callable[[], _OpenPack]) -> None:
-        self.pack: _OpenPack | None = None
-        self.pending: list[_Pending] = []
-        self._pending_bytes = 0
+        self.packs: list[_OpenPack] = []
+        self.pending: list[Ready] = []
+        self._idle: list[_OpenPack] = []
+        self._size_bytes = 0
         self._open = open_pack
         self._lock = threading.Lock()
 
-    def add(self, frame: Frame, payload: Pieces) -> _OpenPack | None:
-        """Take one in; a pack that is full now and no more the stream's: others go on while it is sealed."""
+    def add(self, frames: Sequence[Ready]) -> _OpenPack | None:
+        """Take frames in; a pack that is full now and no more the stream's: others go on while it is sealed."""
         with self._lock:
-            if self.pack is None and self._pending_bytes + frame.stored_length < SMALL:
-                payload = (b"".join(payload),)  # it waits here while its buffers are used for others
-            self.pending.append((frame, payload))
-            self._pending_bytes += frame.stored_length
-            if self.pack is not None or self._pending_bytes >= SMALL:
-                pack = self.flush()
-                if pack.writer.size_bytes >= PACK_SIZE:
-                    self.pack = None
-                    return pack
-        return None
+            self._size_bytes += sum(frame.stored_length for frame, _ in frames)
+            if not self.packs and self._size_bytes < SMALL:
+                self.pending += [_kept(one) for one in frames]
+                return None
+            self.flush()
+            pack = self._idle.pop() if self._idle else self._opened()
+            if self._size_bytes < WIDE:
+                pack.writer.add(frames)
+                return self._written(pack)
+        pack.writer.add(frames)
+        with self._lock:
+            return self._written(pack)
 
-    def flush(self) -> _OpenPack:
-        """Write what is pending into the stream's own pack."""
-        if self.pack is None:
-            self.pack = self._open()
-        for frame, payload in self.pending:
-            self.pack.writer.add(frame, *payload)
-        self.pending.clear()
-        self._pending_bytes = 0
-        return self.pack
+    def flush(self) -> None:
+        """Write what is pending into a pack of the stream's own."""
+        if self.pending:
+            pack = self._opened()
+            self._idle.append(pack)
+            pack.writer.add(self.pending)
+            self.pending.clear()
+
+    def _opened(self) -> _OpenPack:
+        self.packs.append(self._open())
+        return self.packs[-1]
+
+    def _written(self, pack: _OpenPack) -> _OpenPack | None:
+        if pack.writer.size_bytes < PACK_SIZE:
+            self._idle.append(pack)
+            return None
+        self.packs.remove(pack)
+        return pack
+
+
+def _kept(one: Ready) -> Ready:
+    """A frame whose payload may wait while its buffers are used for others."""
+    return one._replace(buffers=(b"".join(one.buffers),))

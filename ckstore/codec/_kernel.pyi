@@ -3,13 +3,13 @@ from typing import TypeAlias
 from typing_extensions import Buffer
 
 _Context: TypeAlias = object
-_Plane: TypeAlias = int | Buffer | tuple[int, int, Buffer, Buffer]
+_Plane: TypeAlias = int | Buffer | tuple[int, int, int, Buffer, Buffer]
 
 def library(functions: list[int]) -> None: ...
-def context(parameters: list[tuple[int, int]]) -> _Context: ...
+def context(repeats: list[tuple[int, int]], literals: list[tuple[int, int]]) -> _Context: ...
 def survey(
     raw: Buffer, base: Buffer | None, width: int, step: int, rotate: bool
-) -> list[tuple[float, int, float, int, float]]: ...
+) -> list[tuple[float, int, float, int, float, int, float]]: ...
 def encode(
     context: _Context,
     raw: Buffer,
@@ -18,7 +18,7 @@ def encode(
     width: int,
     rotate: bool,
     halved: bool,
-    plans: list[tuple[int, int]],
+    plans: list[tuple[int, int, bool]],
     worth: float,
     payloads: Buffer,
 ) -> list[tuple[int, int, int]] | None: ...

@@ -46,6 +46,12 @@ _PARAMETERS = [
 ]
 """By their numbers in zstd.h (enum ZSTD_cParameter), which are part of its stable interface."""
 
+_LITERALS = [*_PARAMETERS, (106, 1 << 17), (1002, 1)]
+"""Steps so wide that repeats are not found, and literals compressed all the same (ZSTD_c_literalCompressionMode).
+
+The last is no stable part of the interface: where zstd does not take it, repeats are looked for.
+"""
+
 
 def _kernel() -> ModuleType | None:
     try:
@@ -70,7 +76,10 @@ class CompiledPasses:
     def __init__(self, width: int, kernel: ModuleType) -> None:
         self.width = width
         self._kernel = kernel
-        self._context = kernel.context(_PARAMETERS)
+        try:
+            self._context = kernel.context(_PARAMETERS, _LITERALS)
+        except ValueError:
+            self._context = kernel.context(_PARAMETERS, _PARAMETERS)
         self._payloads = Room()
 
     def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:

@@ -38,10 +38,10 @@
 #define INLINE static inline
 #endif
 
-enum { BLOCK = 2048, MOST_PLANES = 8, VALUES = 256 }; /* BLOCK: elements at a time; divides by 4 */
+enum { BLOCK = 2048, MOST_PLANES = 8, VALUES = 256, FAR = 255 }; /* BLOCK: elements at a time; divides by 4 */
 
 typedef enum { AS_IS, ROTATED, DIFFERENCE } Turn;
-typedef enum { RAW = 0, ZSTD = 1, PACKED2 = 2, CONSTANT = 3, PACKED4 = 4 } Mode; /* as payloads have them */
+typedef enum { RAW = 0, ZSTD = 1, PACKED2 = 2, CONSTANT = 3, PACKED4 = 4, SPARSE = 5 } Mode; /* as payloads have them */
 
 /* The library zstd */
 
@@ -60,7 +60,7 @@ static struct {
 
 /* A thread's contexts and room; never used by two at once. */
 typedef struct {
-    void *compressor, *decompressor;
+    void *compressors[2], *decompressor; /* one for repeats, one that passes over them */
     uint8_t *room;
     size_t size;
 } Context;
@@ -87,7 +87,8 @@ typedef struct {
     const uint8_t *bytes; /* NULL where it is one value */
     const uint8_t *escapes;
     size_t escape_count, used;
-    size_t decoded; /* what the frame in `held` must hold; 0 where there is none */
+    size_t decoded; /* what the frame in `held` must hold */
+    size_t length;  /* of the plane, where it is sparse; else 0 */
     int bits;      /* of a packed value; 8: not packed */
     uint8_t value; /* the one value, or the lowest packed one */
     Py_buffer held[2];
@@ -96,31 +97,32 @@ typedef struct {
 
 /* Finding bytes */
 
-/* Where `wanted` stands in bytes[0..count): calls FOUND with `at`. */
+/* Where `wanted` stands in bytes[0..count), or with FLIP anything else: calls FOUND with `at`. */
 #if defined(__SSE2__) && defined(__GNUC__)
-#define FOR_EACH(wanted, bytes, count, FOUND)                                                              \
+#define FOR_EACH(wanted, FLIP, bytes, count, FOUND)                                                        \
     do {                                                                                                   \
         size_t at_ = 0;                                                                                    \
         const __m128i same_ = _mm_set1_epi8((char)(wanted));                                               \
         for (; at_ + 16 <= (count); at_ += 16) {                                                           \
             __m128i some_ = _mm_loadu_si128((const __m128i *)((bytes) + at_));                             \
             unsigned mask_ = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(some_, same_));                    \
+            if (FLIP) mask_ ^= 0xFFFFu;                                                                    \
             for (; mask_; mask_ &= mask_ - 1) {                                                            \
                 size_t at = at_ + (size_t)__builtin_ctz(mask_);                                            \
                 FOUND                                                                                      \
             }                                                                                              \
         }                                                                                                  \
         for (; at_ < (count); at_++)                                                                       \
-            if ((bytes)[at_] == (wanted)) {                                                                \
+            if (((bytes)[at_] == (wanted)) != (FLIP)) {                                                    \
                 size_t at = at_;                                                                           \
                 FOUND                                                                                      \
             }                                                                                              \
     } while (0)
 #else
-#define FOR_EACH(wanted, bytes, count, FOUND)                                                              \
+#define FOR_EACH(wanted, FLIP, bytes, count, FOUND)                                                        \
     do {                                                                                                   \
         for (size_t at = 0; at < (count); at++)                                                            \
-            if ((bytes)[at] == (wanted)) {                                                                 \
+            if (((bytes)[at] == (wanted)) != (FLIP)) {                                                     \
                 FOUND                                                                                      \
             }                                                                                              \
     } while (0)
@@ -144,7 +146,7 @@ INLINE size_t pack_part(const uint8_t *plane, size_t count, int bits, uint8_t lo
             values[i] = value < escape ? value : escape;
         }
         for (size_t i = length; i < whole; i++) values[i] = 0;
-        FOR_EACH(escape, values, length, { escapes[found++] = from[at]; });
+        FOR_EACH(escape, 0, values, length, { escapes[found++] = from[at]; });
         if (bits == 4) {
             for (size_t i = 0; i < whole / 2; i++) packed[i] = (uint8_t)(values[2 * i] | values[2 * i + 1] << 4);
             packed += whole / 2;
@@ -168,6 +170,39 @@ static size_t pack2(const uint8_t *plane, size_t count, uint8_t low, uint8_t *pa
     return pack_part(plane, count, 2, low, packed, escapes);
 }
 
+/* Exceptions from one value: how far each is from the one before, then what they are */
+
+/* The exceptions from `low` in plane[0..count): gaps to `gaps`, what they are to `values`; each has room for `count`.
+ * How many there are; `size` gets the length of the gaps. */
+static size_t except(const uint8_t *plane, size_t count, uint8_t low, uint8_t *gaps, uint8_t *values, size_t *size) {
+    size_t found = 0, length = 0, next = 0;
+    FOR_EACH(low, 1, plane, count, {
+        size_t gap = at - next;
+        for (; gap >= FAR; gap -= FAR) gaps[length++] = FAR;
+        gaps[length++] = (uint8_t)gap;
+        values[found++] = plane[at];
+        next = at + 1;
+    });
+    *size = length;
+    return found;
+}
+
+/* Puts `count` exceptions back into plane[0..length), all `low`; whether they fit and fill `stream`, which is `size`
+ * long. */
+static int put_back(const uint8_t *stream, size_t size, size_t count, uint8_t low, uint8_t *plane, size_t length) {
+    if (size < count) return 0;
+    const uint8_t *values = stream + size - count;
+    size_t at = 0, found = 0;
+    memset(plane, low, length);
+    for (size_t i = 0; i < size - count; i++) {
+        at += stream[i];
+        if (stream[i] == FAR) continue;
+        if (at >= length || found == count) return 0;
+        plane[at++] = values[found++];
+    }
+    return found == count && at <= length;
+}
+
 /* The bytes start..start+count of a plane that varies: where they lie, or unpacked into `room`, which has room for
  * three more. `start` divides by four. NULL where escapes run out. */
 INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *room) {
@@ -189,7 +224,7 @@ INLINE const uint8_t *fetch(Plane *plane, size_t start, size_t count, uint8_t *r
             room[4 * i + 3] = (uint8_t)((from[i] >> 6) + low);
         }
     }
-    FOR_EACH(escape, room, count, {
+    FOR_EACH(escape, 0, room, count, {
         if (plane->used == plane->escape_count) return NULL;
         room[at] = plane->escapes[plane->used++];
     });
@@ -378,17 +413,21 @@ static const char CONTEXT[] = "ckstore.codec._kernel.context";
 
 static void free_context(PyObject *capsule) {
     Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
-    if (context->compressor != NULL) zstd.free_compressor(context->compressor);
+    for (int i = 0; i < 2; i++)
+        if (context->compressors[i] != NULL) zstd.free_compressor(context->compressors[i]);
     if (context->decompressor != NULL) zstd.free_decompressor(context->decompressor);
     free(context->room);
     free(context);
 }
 
-PyDoc_STRVAR(context_doc, "context(parameters) -> capsule\n\n"
-                          "What one thread works with; parameters: (number, value) pairs of zstd's compressor.");
+PyDoc_STRVAR(context_doc, "context(repeats, literals) -> capsule\n\n"
+                          "What one thread works with: (number, value) pairs, parameters of zstd's two compressors.");
 
-static PyObject *kernel_context(PyObject *Py_UNUSED(self), PyObject *parameters) {
-    if (!checked(PyList_Check(parameters) && zstd.compress != NULL, "no parameters, or no library yet")) return NULL;
+static PyObject *kernel_context(PyObject *Py_UNUSED(self), PyObject *arguments) {
+    PyObject *parameters[2];
+    if (!PyArg_ParseTuple(arguments, "O!O!", &PyList_Type, &parameters[0], &PyList_Type, &parameters[1]) ||
+        !checked(zstd.compress != NULL, "no library yet"))
+        return NULL;
     Context *context = calloc(1, sizeof *context);
     if (context == NULL) return PyErr_NoMemory();
     PyObject *capsule = PyCapsule_New(context, CONTEXT, free_context);
@@ -396,13 +435,16 @@ static PyObject *kernel_context(PyObject *Py_UNUSED(self), PyObject *parameters)
         free(context);
         return NULL;
     }
-    context->compressor = zstd.create_compressor();
     context->decompressor = zstd.create_decompressor();
-    int good = context->compressor != NULL && context->decompressor != NULL ? 1 : (PyErr_NoMemory(), 0);
-    for (Py_ssize_t i = 0; good && i < PyList_Size(parameters); i++) {
-        int number, value;
-        good = pair(PyList_GetItem(parameters, i), &number, &value) &&
-               checked(!zstd.is_error(zstd.set(context->compressor, number, value)), "a parameter zstd does not take");
+    int good = context->decompressor != NULL ? 1 : (PyErr_NoMemory(), 0);
+    for (int which = 0; good && which < 2; which++) {
+        void *compressor = context->compressors[which] = zstd.create_compressor();
+        if (compressor == NULL) good = (PyErr_NoMemory(), 0);
+        for (Py_ssize_t i = 0; good && i < PyList_Size(parameters[which]); i++) {
+            int number, value;
+            good = pair(PyList_GetItem(parameters[which], i), &number, &value) &&
+                   checked(!zstd.is_error(zstd.set(compressor, number, value)), "a parameter zstd does not take");
+        }
     }
     if (!good) {
         Py_DECREF(capsule);
@@ -463,8 +505,8 @@ static int window(const uint32_t *counts, int width, size_t *holds) {
     return low;
 }
 
-PyDoc_STRVAR(survey_doc, "survey(raw, base, width, step, rotate) -> list[tuple[float, int, float, int, float]]\n\n"
-                         "Of each byte of every step-th element: its entropy, and for windows of 15 and of 3 values\n"
+PyDoc_STRVAR(survey_doc, "survey(raw, base, width, step, rotate) -> list[tuple]\n\n"
+                         "Of each byte of every step-th element: its entropy, and for windows of 15, 3 and 1 values\n"
                          "where the fullest begins and what share it holds.");
 
 static PyObject *kernel_survey(PyObject *Py_UNUSED(self), PyObject *arguments) {
@@ -489,11 +531,13 @@ static PyObject *kernel_survey(PyObject *Py_UNUSED(self), PyObject *arguments) {
             result = PyList_New(width);
             for (Py_ssize_t i = 0; result != NULL && i < width; i++) {
                 const uint32_t *mine = counts + i * VALUES;
-                size_t wide, narrow;
+                size_t wide, narrow, single;
                 const int first = window(mine, 15, &wide), second = window(mine, 3, &narrow);
+                const int third = window(mine, 1, &single);
                 const double whole = number ? (double)number : 1;
-                PyObject *one = Py_BuildValue("(didid)", entropy(mine, number), first, (double)wide / whole, second,
-                                              (double)narrow / whole);
+                PyObject *one =
+                    Py_BuildValue("(dididid)", entropy(mine, number), first, (double)wide / whole, second,
+                                  (double)narrow / whole, third, (double)single / whole);
                 if (one == NULL || PyList_SetItem(result, i, one) != 0) Py_CLEAR(result);
             }
         }
@@ -508,6 +552,7 @@ static PyObject *kernel_survey(PyObject *Py_UNUSED(self), PyObject *arguments) {
 typedef struct {
     Mode mode;
     uint8_t low;
+    int literal; /* no repeats are looked for */
 } Plan;
 
 typedef struct {
@@ -529,9 +574,9 @@ static size_t bound(size_t length) { return length + length / 128 + 1024; }
 
 /* Compresses `length` bytes and decodes them again; 0 where they do not fit or do not come out shorter than `most`, -1
  * where they do not come back. */
-static Py_ssize_t compress_checked(Context *context, const uint8_t *from, size_t length, uint8_t *to, size_t most,
-                                   uint8_t *back) {
-    const size_t stored = zstd.compress(context->compressor, to, bound(length) - 512, from, length);
+static Py_ssize_t compress_checked(Context *context, int literal, const uint8_t *from, size_t length, uint8_t *to,
+                                   size_t most, uint8_t *back) {
+    const size_t stored = zstd.compress(context->compressors[literal], to, bound(length) - 512, from, length);
     if (zstd.is_error(stored) || stored > most) return 0;
     return decoded(context, to, stored, back, length) && memcmp(back, from, length) == 0 ? (Py_ssize_t)stored : -1;
 }
@@ -540,23 +585,35 @@ static Py_ssize_t compress_checked(Context *context, const uint8_t *from, size_t
 static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t length, Plan plan, double worth,
                                uint8_t *to, uint8_t *spare) {
     const size_t most = (size_t)(worth * (double)length);
-    if (plan.mode == ZSTD) return compress_checked(context, plane, length, to, most, spare);
-    enum { HEAD = 5 };
+    enum { HEAD = 5, RARE = 8 };
+    if (plan.mode == ZSTD) return compress_checked(context, plan.literal, plane, length, to, most, spare);
+    if (most < HEAD) return 0;
+    to[0] = plan.low;
+    if (plan.mode == SPARSE) {
+        uint8_t *values = spare + length;
+        size_t size;
+        const size_t found = except(plane, length, plan.low, spare, values, &size);
+        if (found > length / RARE) return 0;
+        memmove(spare + size, values, found);
+        put32(to + 1, found);
+        const Py_ssize_t stored =
+            compress_checked(context, 0, spare, size + found, to + HEAD, most - HEAD, spare + size + found);
+        return stored > 0 ? HEAD + stored : stored;
+    }
     const size_t packed = packed_length(length, (int)plan.mode);
     uint8_t *escapes = spare + packed;
     const size_t found = (plan.mode == PACKED4 ? pack4 : pack2)(plane, length, plan.low, spare, escapes);
     if (found + HEAD > most) return 0;
     const Py_ssize_t stored =
-        compress_checked(context, spare, packed, to + HEAD, most - HEAD - found, escapes + found);
+        compress_checked(context, 0, spare, packed, to + HEAD, most - HEAD - found, escapes + found);
     if (stored <= 0) return stored;
-    to[0] = plan.low;
     put32(to + 1, found);
     memcpy(to + HEAD + stored, escapes, found);
     return HEAD + stored + (Py_ssize_t)found;
 }
 
 /* The payload of one chunk at `to`, which has room for `bound` of its length. What it came to, -1 where a plane does
- * not come back. `planes` has room for all planes, `spare` for three times the longest. */
+ * not come back. `planes` has room for all planes, `spare` for four times the longest. */
 static Py_ssize_t encode_chunk(Context *context, const Manner *manner, const uint8_t *raw, const uint8_t *base,
                                size_t length, uint8_t *to, size_t *busy, uint8_t *room, uint8_t *spare) {
     const size_t width = (size_t)manner->width, count = length / width, start = header_length(manner->number);
@@ -619,13 +676,16 @@ static int read_manner(PyObject *plans, Py_ssize_t width, int rotate, int halved
     manner->worth = worth;
     manner->number = (int)number;
     for (Py_ssize_t i = 0; i < number; i++) {
-        int mode, low;
-        if (!pair(PyList_GetItem(plans, i), &mode, &low) ||
-            !checked((mode == RAW || mode == ZSTD || mode == PACKED2 || mode == PACKED4) && low >= 0 && low < VALUES &&
+        int mode, low, literal;
+        PyObject *plan = PyList_GetItem(plans, i);
+        if (!checked(PyTuple_Check(plan), "a plane planned in no way") ||
+            !PyArg_ParseTuple(plan, "iip", &mode, &low, &literal) ||
+            !checked(mode >= RAW && mode <= SPARSE && mode != CONSTANT && low >= 0 && low < VALUES &&
                          !(halved && !i && mode != RAW),
                      "a plane in an unknown mode"))
             return 0;
         manner->planes[i].mode = (Mode)mode;
+        manner->planes[i].literal = literal;
         manner->planes[i].low = (uint8_t)low;
     }
     return 1;
@@ -668,7 +728,7 @@ static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
     }
     good = good && checked(total == (size_t)raw.len, "chunks that do not make up their whole") &&
            checked(needed <= (size_t)payloads.len, "too little room for payloads");
-    uint8_t *room = good ? roomy(context, longest + 3 * (longest / (size_t)width) + 64) : NULL;
+    uint8_t *room = good ? roomy(context, longest + 4 * (longest / (size_t)width) + 64) : NULL;
     if (good && room == NULL) good = (PyErr_NoMemory(), 0);
     if (good) {
         Py_ssize_t came = 0;
@@ -711,7 +771,7 @@ static int hold(Plane *plane, PyObject *from, Py_ssize_t length) {
     return checked(length < 0 || view->len == length, "a plane of another length");
 }
 
-/* A plane of `length` bytes from Python: an int, a buffer, or (mode, low, frame, escapes). */
+/* A plane of `length` bytes from Python: an int, a buffer, or (mode, low, number of escapes, frame, escapes). */
 static int open_plane(PyObject *from, size_t length, Plane *plane) {
     memset(plane, 0, sizeof *plane);
     plane->bits = 8;
@@ -722,17 +782,27 @@ static int open_plane(PyObject *from, size_t length, Plane *plane) {
     }
     if (PyTuple_Check(from)) {
         int mode, low;
+        Py_ssize_t count;
         PyObject *frame, *escapes;
-        if (!PyArg_ParseTuple(from, "iiOO", &mode, &low, &frame, &escapes) ||
-            !checked((mode == ZSTD || mode == PACKED2 || mode == PACKED4) && low >= 0 && low < VALUES,
+        if (!PyArg_ParseTuple(from, "iinOO", &mode, &low, &count, &frame, &escapes) ||
+            !checked((mode == ZSTD || mode == PACKED2 || mode == PACKED4 || mode == SPARSE) && low >= 0 &&
+                         low < VALUES && count >= 0 && count <= (Py_ssize_t)length,
                      "a plane in an unknown mode") ||
-            !hold(plane, frame, -1) || !hold(plane, escapes, mode == ZSTD ? 0 : -1))
+            !hold(plane, frame, -1) || !hold(plane, escapes, mode == ZSTD || mode == SPARSE ? 0 : count))
             return 0;
-        plane->bits = mode == ZSTD ? 8 : mode;
-        plane->decoded = mode == ZSTD ? length : packed_length(length, mode);
         plane->value = (uint8_t)low;
-        plane->escapes = plane->held[1].buf;
-        plane->escape_count = (size_t)plane->held[1].len;
+        if (mode == SPARSE) {
+            const unsigned long long holds = zstd.content_size(plane->held[0].buf, (size_t)plane->held[0].len);
+            const size_t most = 2 * (size_t)count + length / FAR;
+            plane->decoded = holds <= most ? (size_t)holds : most; /* what does not hold as much is refused later */
+            plane->length = length;
+            plane->used = plane->escape_count = (size_t)count;
+        } else {
+            plane->bits = mode == ZSTD ? 8 : mode;
+            plane->decoded = mode == ZSTD ? length : packed_length(length, mode);
+            plane->escapes = plane->held[1].buf;
+            plane->escape_count = (size_t)plane->held[1].len;
+        }
     } else if (!hold(plane, from, (Py_ssize_t)length)) {
         return 0;
     }
@@ -763,7 +833,8 @@ static PyObject *kernel_join(PyObject *Py_UNUSED(self), PyObject *arguments) {
     while (good && opened_planes < number) {
         const size_t length = halved && !opened_planes ? count * (size_t)(width / 2) : count;
         good = open_plane(PyList_GetItem(given, opened_planes), length, &planes[opened_planes]);
-        needed += planes[opened_planes++].decoded;
+        needed += planes[opened_planes].decoded + planes[opened_planes].length;
+        opened_planes++;
     }
     uint8_t *room = good ? roomy(context, needed) : NULL;
     if (good && room == NULL) good = (PyErr_NoMemory(), 0);
@@ -777,8 +848,13 @@ static PyObject *kernel_join(PyObject *Py_UNUSED(self), PyObject *arguments) {
             whole = decoded(context, plane->bytes, (size_t)plane->held[0].len, room, plane->decoded);
             plane->bytes = room;
             room += plane->decoded;
+            if (whole && plane->length) {
+                even = even && put_back(plane->bytes, plane->decoded, plane->escape_count, plane->value, room, plane->length);
+                plane->bytes = room;
+                room += plane->length;
+            }
         }
-        if (whole) {
+        if (whole && even) {
             switch (width) {
             case 1: even = join8(planes, count, turn, 0, target.buf); break;
             case 2: even = join16(planes, count, turn, halved, target.buf); break;
@@ -842,7 +918,7 @@ static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"library", kernel_library, METH_O, library_doc},    {"context", kernel_context, METH_O, context_doc},
+    {"library", kernel_library, METH_O, library_doc},    {"context", kernel_context, METH_VARARGS, context_doc},
     {"survey", kernel_survey, METH_VARARGS, survey_doc}, {"encode", kernel_encode, METH_VARARGS, encode_doc},
     {"join", kernel_join, METH_VARARGS, join_doc},       {"same", kernel_same, METH_VARARGS, same_doc},
     {"copy", kernel_copy, METH_VARARGS, copy_doc},       {NULL, NULL, 0, NULL},

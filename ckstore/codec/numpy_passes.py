@@ -11,7 +11,8 @@ from ckstore.codec import payload as layout
 from ckstore.codec.arrays import copy, same
 from ckstore.codec.chunker import parts
 from ckstore.codec.packing import Packing
-from ckstore.codec.payload import PACKED, Coded, Mode, Payload
+from ckstore.codec.passes import uneven
+from ckstore.codec.payload import COUNTED, FAR, Coded, Mode, Payload
 from ckstore.codec.plan import Look
 from ckstore.codec.transpose import Transposer
 from ckstore.codec.zstd import ENTROPY, Zstd
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ckstore.codec.arrays import Array
     from ckstore.codec.payload import Plane
     from ckstore.codec.plan import Plan, Way
+
+
+_RARE = 8
+"""A plane of which more than one in so many bytes is an exception is not kept as those."""
 
 
 class _Stored(NamedTuple):
@@ -92,17 +97,23 @@ class NumpyPasses:
             self._transposer.join(opened, numbers, rotated=rotated, halved=halved)
 
     def _encode(self, plane: Array, way: Way, worth: float) -> _Stored:
-        mode, low = way
+        mode, low, _ = way
         if mode is not Mode.RAW and len(plane) and plane[0] == plane[-1] and bool((plane == plane[0]).all()):
             return _Stored(Mode.CONSTANT, 1, (plane[:1].tobytes(),))
         if mode is Mode.ZSTD:
             frame = self._compress(plane)
             stored = _Stored(mode, len(frame), (frame,))
+        elif mode is Mode.SPARSE:
+            gaps, exceptions = _exceptions(plane, low)
+            frame = self._compress(np.concatenate([gaps, exceptions]))
+            stored = _Stored(mode, COUNTED.size + len(frame), (COUNTED.pack(low, len(exceptions)), frame))
+            if len(exceptions) > len(plane) // _RARE:
+                mode = Mode.RAW
         elif mode is not Mode.RAW:
             packed, escapes = self._packing.pack(plane, mode, low)
             frame = self._compress(packed)
-            outside = PACKED.pack(low, len(escapes))
-            stored = _Stored(mode, PACKED.size + len(frame) + len(escapes), (outside, frame, escapes.data))
+            outside = COUNTED.pack(low, len(escapes))
+            stored = _Stored(mode, COUNTED.size + len(frame) + len(escapes), (outside, frame, escapes.data))
         if mode is Mode.RAW or stored.length > worth * len(plane):
             return _Stored(Mode.RAW, len(plane), (plane.data,))
         return stored
@@ -121,6 +132,22 @@ class NumpyPasses:
         length = len(header) + sum(one.length for one in stored) + tail.nbytes
         return Payload(pieces, length, raw_length - constant)
 
+    def _put_back(self, plane: Coded, room: Array) -> Array:
+        """`room`, filled with a sparse plane. Raises `Integrity` where its exceptions do not come out even."""
+        size = self._zstd.declared(plane.frame)
+        if not 0 <= size - plane.number <= plane.number + len(room) // FAR:
+            raise Integrity(uneven())
+        stream = np.frombuffer(self._zstd.decompress(plane.frame, size), np.uint8)
+        gaps = stream[: size - plane.number]
+        ends = gaps != FAR
+        steps = gaps.astype(np.int64) + ends
+        places = np.cumsum(steps)[ends] - 1
+        if len(places) != plane.number or int(steps.sum()) > len(room):
+            raise Integrity(uneven())
+        room.fill(plane.low)
+        room[places] = stream[size - plane.number :]
+        return room
+
     def _opened(self, plane: Plane, room: Array) -> transpose.Plane:
         if isinstance(plane, int):
             return plane
@@ -128,8 +155,20 @@ class NumpyPasses:
             return np.frombuffer(plane, np.uint8)
         if plane.mode == Mode.ZSTD:
             return np.frombuffer(self._zstd.decompress(plane.frame, len(room)), np.uint8)
+        if plane.mode == Mode.SPARSE:
+            return self._put_back(plane, room)
         packed = self._zstd.decompress(plane.frame, -(-len(room) // 4) * plane.mode // 2)
         return self._packing.unpack(packed, plane.escapes, plane.mode, plane.low, room)
+
+
+def _exceptions(plane: Array, low: int) -> tuple[Array, Array]:
+    """The gaps before what is not `low`, as bytes, and what it is."""
+    places = np.flatnonzero(plane != low)
+    distances = np.diff(places, prepend=-1) - 1
+    far = distances // FAR
+    gaps = np.full(len(places) + int(far.sum()), FAR, np.uint8)
+    gaps[np.cumsum(far + 1) - 1] = distances % FAR
+    return gaps, plane[places]
 
 
 def _look(counts: Array) -> Look:
@@ -137,7 +176,7 @@ def _look(counts: Array) -> Look:
     number = max(1, int(counts.sum()))
     around = np.concatenate([[0], np.cumsum(np.concatenate([counts, counts]))])
     windows: list[Any] = [_entropy(counts, number)]
-    for width in (15, 3):
+    for width in (15, 3, 1):
         held = around[width : width + 256] - around[:256]
         low = int(held.argmax())
         windows += [low, int(held[low]) / number]

@@ -6,11 +6,15 @@ plane   = raw       the bytes
           zstd      one zstd frame
           constant  one byte
           packed    low (1 byte), number of escapes (4 bytes), a zstd frame of packed bytes, the escapes
+          sparse    low (1 byte), number of exceptions (4 bytes), a zstd frame of gaps and exceptions
 
 zstd codes a plane of few distinct values slowly, because it keeps finding chance repeats, and no symbol in less than
 one bit. Where nearly all values lie in a window of 15 (or of 3), two (or four) of them are therefore packed into one
 byte first; the few outside are escapes, kept apart. A packed value is the byte minus `low`; all ones stand for the next
 escape. The first value is in the lowest bits.
+
+A plane that is `low` nearly all over is kept as the exceptions: of each, how many bytes after the one before it stands
+(255 stands for so many more, and the next byte counts on), then what they are.
 """
 
 from __future__ import annotations
@@ -25,7 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROTATED, DIFFERENCE, HALVED = 1, 2, 4
-PACKED = struct.Struct("<BI")
+COUNTED = struct.Struct("<BI")
+"""What a packed or sparse plane begins with."""
+
+FAR = 255
+"""A gap of at least so many bytes goes on in the next one."""
 
 _HEADER = struct.Struct("<BB")
 _PLANE = struct.Struct("<BI")
@@ -42,13 +50,15 @@ class Mode(IntEnum):
     PACKED2 = 2
     CONSTANT = 3
     PACKED4 = 4
+    SPARSE = 5
 
 
 class Coded(NamedTuple):
-    """A plane whose bytes, or packed bytes, are in a zstd frame."""
+    """A plane whose bytes, packed bytes or exceptions are in a zstd frame; it has `number` exceptions or escapes."""
 
     mode: int
     low: int
+    number: int
     frame: memoryview
     escapes: memoryview
 
@@ -127,16 +137,16 @@ def _plane(mode: int, body: memoryview, length: int) -> Plane:
     if mode == Mode.CONSTANT and body.nbytes == 1:
         return body[0]
     if mode == Mode.ZSTD:
-        return Coded(mode, 0, body, body[:0])
-    if mode not in (Mode.PACKED2, Mode.PACKED4):
+        return Coded(mode, 0, 0, body, body[:0])
+    if mode not in (Mode.PACKED2, Mode.PACKED4, Mode.SPARSE):
         raise Integrity("a byte plane has an unknown mode or the wrong length")
-    if body.nbytes < PACKED.size:
+    if body.nbytes < COUNTED.size:
         raise Integrity("a packed byte plane is cut short")
-    low, count = PACKED.unpack_from(body)
-    end = body.nbytes - count
-    if end < PACKED.size or count > length:
+    low, count = COUNTED.unpack_from(body)
+    end = body.nbytes if mode == Mode.SPARSE else body.nbytes - count
+    if end < COUNTED.size or count > length:
         raise Integrity("a packed byte plane names more escapes than it holds")
-    return Coded(mode, low, body[PACKED.size : end], body[end:])
+    return Coded(mode, low, count, body[COUNTED.size : end], body[end:])
 
 
 def _start(planes: int) -> int:

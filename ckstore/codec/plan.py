@@ -12,6 +12,8 @@ from ckstore.codec.payload import Mode, may_halve
 _NOISE = 0.985
 _COVERED = 0.94
 _SAME = 1.01
+_FEW = 0.25
+_RARE = 0.94
 _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 """Entropies: below, zstd does best by long repeats; between the last two, packing does best; above, none fits."""
 
@@ -19,8 +21,8 @@ _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 class Look(NamedTuple):
     """What a sample says of one byte of every element.
 
-    `entropy` is a share of eight bits: 0 for a constant, 1 for noise. Of windows of 15 and of 3 values it tells where
-    the fullest begins, and what share of all values it holds.
+    `entropy` is a share of eight bits: 0 for a constant, 1 for noise. Of windows of 15, of 3 and of 1 values it tells
+    where the fullest begins, and what share of all values it holds.
     """
 
     entropy: float
@@ -28,16 +30,22 @@ class Look(NamedTuple):
     share15: float
     low3: int
     share3: float
+    low1: int
+    share1: float
 
 
 class Way(NamedTuple):
-    """How one plane is stored, and where its window begins if it is packed."""
+    """How one plane is stored, and where its window begins if it is packed, or what it mostly is if it is sparse.
+
+    `literal`: zstd need not look for repeats, where it can be told.
+    """
 
     mode: Mode
     low: int = 0
+    literal: bool = False
 
 
-RAW, ZSTD = Way(Mode.RAW), Way(Mode.ZSTD)
+RAW, ZSTD, LITERAL = Way(Mode.RAW), Way(Mode.ZSTD), Way(Mode.ZSTD, literal=True)
 
 
 class Plan(NamedTuple):
@@ -85,11 +93,16 @@ def _ways(look: Look, worth: float) -> list[Way]:
     share = look.entropy
     if share > worth:
         return [RAW]
+    whole = LITERAL if share > _DENSE and look.share1 < _FEW else ZSTD  # few of each value make no long runs
     if share < _FLAT or share > _SPREAD:
-        return [ZSTD]
+        return [whole]
     windows = []
     if look.share15 > _COVERED:
         windows.append(Way(Mode.PACKED4, look.low15))
     if look.share3 > _COVERED:
         windows.append(Way(Mode.PACKED2, look.low3))
-    return windows if len(windows) == 1 and share > _DENSE else [ZSTD, *windows]
+    if len(windows) == 1 and share > _DENSE:
+        return windows
+    if look.share1 > _RARE:
+        windows = [Way(Mode.SPARSE, look.low1)]
+    return [whole, *windows]

@@ -32,15 +32,23 @@ class Zstd:
         """One zstd frame that decodes to `raw`."""
         return self._compressor.compress(raw)
 
+    def declared(self, payload: bytes | memoryview) -> int:
+        """How many bytes a frame says that it holds; -1 where it does not say. Raises `Integrity`."""
+        try:
+            size: int = zstandard.frame_content_size(payload)
+        except zstandard.ZstdError as error:
+            raise Integrity(f"a compressed payload is damaged: {error}") from error
+        return size
+
     def decompress(self, payload: bytes | memoryview, length: int) -> bytes:
         """The `length` bytes that a frame holds, which must declare as many. Raises `Integrity`.
 
         One call that lets other threads run, where a stream needs several.
         """
+        declared = self.declared(payload)
+        if declared != length:
+            raise Integrity(f"a compressed payload declares {declared} bytes instead of {length}")
         try:
-            declared = zstandard.frame_content_size(payload)
-            if declared != length:
-                raise Integrity(f"a compressed payload declares {declared} bytes instead of {length}")
             raw: bytes = self._decompressor.decompress(payload, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise Integrity(f"a compressed payload is damaged: {error}") from error

@@ -23,6 +23,9 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 /* One function, compiled for several processors, where the loader can choose: x86-64 with the GNU C library. */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
@@ -65,13 +68,23 @@ typedef struct {
     size_t size;
 } Context;
 
-/* Room for `size` bytes and a few more, with whatever is in them; NULL where there is none. */
+/* Room for `size` bytes and a few more, with whatever is in them; NULL where there is none. In large pages where they are
+ * many and the system has some, as work on them is faster. */
 static uint8_t *roomy(Context *context, size_t size) {
     if (context->size < size || context->room == NULL) {
-        uint8_t *room = realloc(context->room, size + 64);
-        if (room == NULL) return NULL;
-        context->room = room;
-        context->size = size;
+        free(context->room);
+        context->size = 0;
+        context->room = NULL;
+#if defined(__linux__)
+        enum { LARGE_PAGE = 2 << 20 };
+        if (size >= LARGE_PAGE / 2) {
+            size = (size + 64 + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE - 64;
+            context->room = aligned_alloc(LARGE_PAGE, size + 64);
+            if (context->room != NULL) madvise(context->room, size + 64, MADV_HUGEPAGE);
+        }
+#endif
+        if (context->room == NULL) context->room = malloc(size + 64);
+        context->size = context->room == NULL ? 0 : size;
     }
     return context->room;
 }

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ckstore.digest import Kind
 
-_BATCH = 4
+_BATCH = 2
 """Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
 

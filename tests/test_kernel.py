@@ -17,7 +17,7 @@ from ckstore.codec.choice import Coder
 from ckstore.codec.compiled import CompiledPasses, passes_of
 from ckstore.codec.encoded import Codec
 from ckstore.codec.numpy_passes import NumpyPasses
-from ckstore.codec.payload import Coded, Mode, open_payload
+from ckstore.codec.payload import COUNTED, DIFFERENCE, HALVED, ROTATED, Coded, Mode, head, open_payload
 from ckstore.codec.preset import ARCHIVE, BALANCED
 from ckstore.errors import Integrity
 from tests import coding
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckstore.codec.passes import Passes
-    from ckstore.codec.payload import Plane
     from ckstore.codec.preset import Preset
 
 pytestmark = pytest.mark.skipif(compiled.KERNEL is None, reason="nothing was compiled here")
@@ -59,7 +58,7 @@ def opened(codec: int, payload: bytes, width: int, length: int) -> object:
     """What a payload says, its frames decoded: numpy's passes cannot tell zstd not to look for repeats."""
     if codec not in (Codec.PLANES, Codec.DELTA):
         return payload
-    flags, planes, tail = open_payload(memoryview(payload), width, length)
+    flags, planes, tail = open_payload(memoryview(payload), width, length, difference=codec == Codec.DELTA)
     plain = [
         (one.mode, one.low, one.number, zstandard.decompress(one.frame), bytes(one.escapes))
         if isinstance(one, Coded) and one.mode != Mode.ZSTD
@@ -149,43 +148,46 @@ def test_any_planes_are_joined_to_the_same(
     halved = halved and width > 2
     rng = np.random.default_rng(seed)
     lengths = [count * (width // 2)] + [count] * (width // 2) if halved else [count] * width
-    planes: list[Plane] = []
+    planes: list[tuple[Mode, bytes]] = []
     for length in lengths:
-        kind = rng.integers(4) if length else 0
-        if kind == 0:
-            planes.append(int(rng.integers(256)))
-        elif kind == 1:
-            planes.append(memoryview(b"x" + rng.bytes(length))[1:])  # at an odd place in memory
+        mode = Mode(rng.choice(list(Mode))) if length else Mode.RAW
+        low, number = int(rng.integers(256)), 0
+        if mode == Mode.CONSTANT:
+            planes.append((mode, bytes([low])))
+            continue
+        if mode in (Mode.RAW, Mode.ZSTD):
+            content = rng.bytes(length)
+        elif mode == Mode.SPARSE:
+            gaps = rng.integers(0, 256, int(rng.integers(length // 300 + 5)), np.uint8)
+            gaps[rng.random(len(gaps)) < 0.3] = 255
+            number = max(0, min(length, int((gaps != 255).sum()) + off))
+            content = gaps.tobytes() + rng.bytes(number)
         else:
-            mode = int(rng.choice([Mode.ZSTD, Mode.PACKED2, Mode.PACKED4, Mode.SPARSE]))
-            number = 0
-            if mode == Mode.ZSTD:
-                packed = rng.bytes(length)
-            elif mode == Mode.SPARSE:
-                number = int(rng.integers(length // 300 + 2))
-                gaps = rng.integers(0, 256, max(0, number + int(rng.integers(-1, 4))), np.uint8)
-                gaps[rng.random(len(gaps)) < 0.3] = 255
-                number = max(0, min(length, int((gaps != 255).sum()) + off))
-                packed = gaps.tobytes() + rng.bytes(number)
-            else:
-                packed = rng.bytes(-(-length // 4) * mode // 2)
-                places = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little").reshape(-1, mode)[:length]
-                number = max(0, min(length, int(places.all(axis=1).sum()) + off))
-            frame = bytearray(zstandard.compress(packed + b"x" * (rng.random() < 0.1)))
-            if packed and rng.random() < 0.1:
-                frame[rng.integers(len(frame))] ^= 4
-            if packed and rng.random() < 0.1:
-                frame += zstandard.compress(b"") if rng.random() < 0.5 else b"\0"
-            escapes = memoryview(rng.bytes(number if mode in (Mode.PACKED2, Mode.PACKED4) else 0))
-            planes.append(Coded(mode, int(rng.integers(256)), number, memoryview(frame), escapes))
-    before = rng.bytes(count * width + int(rng.integers(width)))
+            content = rng.bytes(-(-length // 4) * mode // 2)
+            places = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little").reshape(-1, mode)[:length]
+            number = max(0, min(length, int(places.all(axis=1).sum()) + off))
+        if mode == Mode.RAW:
+            planes.append((mode, content))
+            continue
+        frame = bytearray(zstandard.compress(content + b"x" * (rng.random() < 0.1)))
+        if content and rng.random() < 0.1:
+            frame[rng.integers(len(frame))] ^= 4
+        if content and rng.random() < 0.1:
+            frame += zstandard.compress(b"") if rng.random() < 0.5 else b"\0"
+        escapes = rng.bytes(number) if mode in (Mode.PACKED2, Mode.PACKED4) else b""
+        planes.append((mode, (b"" if mode == Mode.ZSTD else COUNTED.pack(low, number)) + bytes(frame) + escapes))
+    flags = DIFFERENCE * difference | ROTATED * (rotated and not difference) | HALVED * halved
+    tail = rng.bytes(int(rng.integers(width)))
+    payload = head(flags, width, [(mode, len(body)) for mode, body in planes]) + b"".join(
+        [body for _, body in planes] + [tail]
+    )
+    payload = b"x" + payload  # at an odd place in memory
+    before = rng.bytes(count * width + len(tail))
     results: list[bytes | None] = []
     for passes in both(width):
         target = bytearray(before)
         try:
-            passes.join(
-                planes, memoryview(target), rotated=rotated and not difference, halved=halved, difference=difference
-            )
+            passes.decode(memoryview(payload)[1:], memoryview(target), difference=difference)
             results.append(bytes(target))
         except Integrity:
             results.append(None)
@@ -240,7 +242,6 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
     assert kernel is not None
     context = kernel.context([(107, 1)], [])
     raw, room, payloads = bytes(64), bytearray(64), bytearray(5000)
-    frame = zstandard.compress(bytes(8))
     ways = [(Mode.RAW, 0, False)] * 4
 
     def encode(**other: object) -> object:
@@ -249,8 +250,11 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         assert set(other) <= set(given)
         return kernel.encode(*(given | other).values())
 
-    def join(planes: object, width: int = 4, halved: bool = False) -> object:
-        return kernel.join(context, planes, room, width, False, halved, False)
+    def decode(*planes: tuple[Mode, bytes], tail: bytes = b"", **other: object) -> object:
+        """What is wrong with a payload of planes of sixteen elements."""
+        payload = head(0, 4, [(mode, len(body)) for mode, body in planes]) + b"".join(body for _, body in planes)
+        given = {"context": context, "payload": payload + tail, "target": room, "width": 4, "difference": False} | other
+        return kernel.decode(*given.values())
 
     wrong: list[Callable[[], object]] = [
         lambda: kernel.library([1, 2]),
@@ -279,23 +283,8 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         lambda: encode(width=1, halved=True, ways=[ways[0]]),
         lambda: encode(worth=1.1),
         lambda: encode(payloads=bytearray(1000)),
-        lambda: join([0, 0, 0]),
-        lambda: join([0] * 5),
-        lambda: join([0, 0, 0, 256]),
-        lambda: join([0, 0, 0, -1]),
-        lambda: join([0, 0, 0, 1 << 80]),
-        lambda: join([0, 0, 0, bytes(15)]),
-        lambda: join([0, 0, 0, bytes(17)]),
-        lambda: join([bytes(16), 0, 0], halved=True),
-        lambda: join([0, 0, 0, (3, 0, 0, frame, b"")]),
-        lambda: join([0, 0, 0, (6, 0, 0, frame, b"")]),
-        lambda: join([0, 0, 0, (1, 0, 1, frame, b"x")]),
-        lambda: join([0, 0, 0, (4, 0, 2, frame, b"x")]),
-        lambda: join([0, 0, 0, (4, 0, 17, frame, bytes(17))]),
-        lambda: join([0, 0, 0, (4, 0, -1, frame, b"")]),
-        lambda: join([0, 0, 0, (5, 0, 17, frame, b"")]),
-        lambda: join([0, 0, 0, (4, 256, 0, frame, b"")]),
-        lambda: join([0] * 16, width=16),
+        lambda: decode(*[(Mode.CONSTANT, b"x")] * 4, width=3),
+        lambda: decode(*[(Mode.CONSTANT, b"x")] * 4, width=16),
         lambda: kernel.copy([raw], bytearray(63)),
         lambda: kernel.copy([raw], bytearray(65)),
         lambda: kernel.copy([raw, raw], room),
@@ -304,9 +293,9 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         with pytest.raises((ValueError, OverflowError)):
             pytest.fail(f"call {number} returned {call()}")
     mistaken: list[Callable[[], object]] = [
-        lambda: join([0, 0, 0, "text"]),
-        lambda: join([0, 0, 0, (4, 0, 0, "x", b"")]),
-        lambda: join((0, 0, 0, 0)),
+        lambda: decode(target=raw),
+        lambda: decode(payload="text"),
+        lambda: decode(context=raw),
         lambda: encode(payloads=raw),
         lambda: encode(context=raw),
         lambda: encode(ways=[1, 2, 3, 4]),
@@ -316,6 +305,29 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         with pytest.raises((TypeError, BufferError, ValueError)):
             pytest.fail(f"call {number} returned {call()}")
     assert bytes(room) == bytes(64)
-    assert [join([0, 0, 0, (4, 0, 0, frame, b"")]), join([0, 0, 0, (4, 0, 1, frame, b"x")])] == [0, 2]
-    assert [join([0, 0, 0, (5, 0, number, frame, b"")]) for number in (4, 3, 8)] == [0, 1, 2]
-    assert join([0, 0, 0, (1, 0, 0, frame, b"")]) == 1
+    plain, frame = [(Mode.CONSTANT, b"x")] * 3, zstandard.compress(bytes(8))
+    short, sparse, packed = COUNTED.pack(0, 4)[:4], COUNTED.pack(0, 4) + frame, COUNTED.pack(0, 0) + frame
+    found = [
+        decode(payload=b"x"),
+        decode(*plain, (Mode.RAW, b"x" * 16), payload=b"\0\4\0"),
+        decode(*plain, (Mode.PACKED4, short)),
+        decode(payload=b"\3\4" + bytes(22)),
+        decode(payload=b"\x08\4" + bytes(22)),
+        decode(payload=b"\0\2" + bytes(22)),
+        decode(*plain, (Mode.RAW, b"x" * 15)),
+        decode(*plain, (Mode.CONSTANT, b"xx")),
+        decode(*plain, (Mode.PACKED4, COUNTED.pack(0, 17) + frame + bytes(17))),
+        decode(*plain, (Mode.PACKED4, COUNTED.pack(0, 4) + bytes(3))),
+        decode(*plain, (Mode.SPARSE, COUNTED.pack(0, 17) + frame)),
+        decode(*plain, (Mode.CONSTANT, b"x"), tail=b"x"),
+        decode(*plain, (Mode.CONSTANT, b"x"), difference=True),
+        decode(*plain, (Mode.ZSTD, frame)),
+        decode(*plain, (Mode.PACKED4, packed[:-1])),
+        decode(*plain, (Mode.PACKED4, COUNTED.pack(0, 1) + frame + b"x")),
+        decode(*plain, (Mode.SPARSE, COUNTED.pack(0, 3) + frame)),
+        decode(*plain, (Mode.SPARSE, COUNTED.pack(0, 8) + frame)),
+    ]
+    assert found == [1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 6, 7, 7, 8, 8, 8]
+    for good in ((Mode.PACKED4, packed), (Mode.SPARSE, sparse), (Mode.CONSTANT, b"\0"), (Mode.RAW, bytes(16))):
+        assert decode(*plain, good) == 0
+        assert bytes(room) == b"xxx\0" * 16

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckstore.codec import payload as layout
-from ckstore.codec.passes import uneven
 from ckstore.codec.payload import Payload
 from ckstore.codec.plan import Look
 from ckstore.codec.room import Room
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ckstore.codec.passes import Passes
-    from ckstore.codec.payload import Plane
     from ckstore.codec.plan import Plan
 
 _FUNCTIONS = (
@@ -51,6 +49,20 @@ _LITERALS = [*_PARAMETERS, (106, 1 << 17), (1002, 1)]
 
 The last is no stable part of the interface: where zstd does not take it, repeats are looked for.
 """
+
+
+_WRONG = (
+    "",
+    layout.CUT_SHORT,
+    layout.UNKNOWN_HEADER,
+    layout.UNKNOWN_MODE,
+    layout.TOO_MANY,
+    layout.OTHER_LENGTH,
+    layout.OTHER_KIND,
+    layout.DAMAGED,
+    layout.UNEVEN,
+)
+"""What `decode` of the kernel answers, by its number."""
 
 
 def _kernel() -> ModuleType | None:
@@ -103,18 +115,14 @@ class CompiledPasses:
             self._context, raw, base, list(lengths), self.width, rotate, halved, ways, worth, room
         )
         if found is None:
-            raise Integrity(layout.broken())
+            raise Integrity(layout.BROKEN)
         return [Payload((room[start : start + length],), length, busy) for start, length, busy in found]
 
-    def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
+    def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
         """See `Passes`."""
-        wrong = self._kernel.join(self._context, planes, target, self.width, rotated, halved, difference)
+        wrong = self._kernel.decode(self._context, payload, target, self.width, difference)
         if wrong:
-            raise Integrity(uneven() if wrong == _UNEVEN else "a compressed payload is damaged")
-
-
-_UNEVEN = 2
-"""What `join` answers where escapes do not come out even."""
+            raise Integrity(_WRONG[wrong])
 
 
 def passes_of(width: int) -> Passes:

@@ -100,12 +100,11 @@ typedef struct {
     const uint8_t *bytes; /* NULL where it is one value */
     const uint8_t *escapes;
     size_t escape_count, used;
-    size_t decoded; /* what the frame in `held` must hold */
-    size_t length;  /* of the plane, where it is sparse; else 0 */
+    size_t frame_length, decoded; /* of the frame at `bytes`, where it is coded, and of what that holds */
+    size_t length; /* of the plane itself */
+    int coded, sparse;
     int bits;      /* of a packed value; 8: not packed */
-    uint8_t value; /* the one value, or the lowest packed one */
-    Py_buffer held[2];
-    int holds;
+    uint8_t value; /* the one value, or the lowest packed one, or what a sparse plane mostly is */
 } Plane;
 
 /* Finding bytes */
@@ -772,115 +771,143 @@ static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
 
 /* Decoding */
 
-static void close_planes(Plane *planes, int count) {
-    for (int i = 0; i < count; i++)
-        while (planes[i].holds) PyBuffer_Release(&planes[i].held[--planes[i].holds]);
+/* What is wrong with a payload; `decode` answers its number. */
+typedef enum { GOOD, CUT_SHORT, UNKNOWN_HEADER, UNKNOWN_MODE, TOO_MANY_ESCAPES, OTHER_LENGTH, OTHER_KIND, DAMAGED, UNEVEN } Wrong;
+
+static size_t get32(const uint8_t *from) {
+    return (size_t)from[0] | (size_t)from[1] << 8 | (size_t)from[2] << 16 | (size_t)from[3] << 24;
 }
 
-static int hold(Plane *plane, PyObject *from, Py_ssize_t length) {
-    Py_buffer *view = &plane->held[plane->holds];
-    if (PyObject_GetBuffer(from, view, PyBUF_SIMPLE) != 0) return 0;
-    plane->holds++;
-    return checked(length < 0 || view->len == length, "a plane of another length");
-}
-
-/* A plane of `length` bytes from Python: an int, a buffer, or (mode, low, number of escapes, frame, escapes). */
-static int open_plane(PyObject *from, size_t length, Plane *plane) {
+/* A plane of `length` bytes that `stored` bytes at `body` stand for. */
+static Wrong open_plane(const uint8_t *body, size_t stored, int mode, size_t length, Plane *plane) {
+    enum { HEAD = 5 };
     memset(plane, 0, sizeof *plane);
     plane->bits = 8;
-    if (PyLong_Check(from)) {
-        const long value = PyLong_AsLong(from);
-        plane->value = (uint8_t)value;
-        return !(value == -1 && PyErr_Occurred()) && checked(value >= 0 && value < VALUES, "a value of no byte");
+    plane->bytes = body;
+    plane->length = length;
+    if (mode == RAW && stored == length) return GOOD;
+    if (mode == CONSTANT && stored == 1) {
+        plane->value = body[0];
+        plane->bytes = NULL;
+        return GOOD;
     }
-    if (PyTuple_Check(from)) {
-        int mode, low;
-        Py_ssize_t count;
-        PyObject *frame, *escapes;
-        if (!PyArg_ParseTuple(from, "iinOO", &mode, &low, &count, &frame, &escapes) ||
-            !checked((mode == ZSTD || mode == PACKED2 || mode == PACKED4 || mode == SPARSE) && low >= 0 &&
-                         low < VALUES && count >= 0 && count <= (Py_ssize_t)length,
-                     "a plane in an unknown mode") ||
-            !hold(plane, frame, -1) || !hold(plane, escapes, mode == ZSTD || mode == SPARSE ? 0 : count))
-            return 0;
-        plane->value = (uint8_t)low;
-        if (mode == SPARSE) {
-            const unsigned long long holds = zstd.content_size(plane->held[0].buf, (size_t)plane->held[0].len);
-            const size_t most = 2 * (size_t)count + length / FAR;
-            plane->decoded = holds <= most ? (size_t)holds : most; /* what does not hold as much is refused later */
-            plane->length = length;
-            plane->used = plane->escape_count = (size_t)count;
-        } else {
-            plane->bits = mode == ZSTD ? 8 : mode;
-            plane->decoded = mode == ZSTD ? length : packed_length(length, mode);
-            plane->escapes = plane->held[1].buf;
-            plane->escape_count = (size_t)plane->held[1].len;
-        }
-    } else if (!hold(plane, from, (Py_ssize_t)length)) {
-        return 0;
+    plane->frame_length = stored;
+    plane->decoded = length;
+    plane->coded = 1;
+    if (mode == ZSTD) return GOOD;
+    if (mode != PACKED2 && mode != PACKED4 && mode != SPARSE) return UNKNOWN_MODE;
+    if (stored < HEAD) return CUT_SHORT;
+    const size_t number = get32(body + 1);
+    plane->value = body[0];
+    plane->bytes = body + HEAD;
+    plane->frame_length = stored - HEAD;
+    plane->escape_count = number;
+    if (number > length || (mode != SPARSE && number > stored - HEAD)) return TOO_MANY_ESCAPES;
+    if (mode == SPARSE) {
+        const unsigned long long holds = zstd.content_size(plane->bytes, plane->frame_length);
+        const size_t most = 2 * number + length / FAR;
+        if (holds > most) return UNEVEN;
+        plane->decoded = (size_t)holds;
+        plane->sparse = 1;
+        plane->used = number;
+    } else {
+        plane->frame_length -= number;
+        plane->escapes = plane->bytes + plane->frame_length;
+        plane->bits = mode;
+        plane->decoded = packed_length(length, mode);
     }
-    plane->bytes = plane->held[0].buf;
-    return 1;
+    return GOOD;
 }
 
-PyDoc_STRVAR(join_doc, "join(context, planes, target, width, rotated, halved, difference) -> int\n\n"
-                       "Fill the whole elements of target, or add to them: 0; 1 where a frame is damaged, 2 where\n"
-                       "escapes do not come out even: target is then not to be used.");
+/* The planes of a payload that stands for `raw_length` bytes, and where the bytes after the last whole element are. */
+static Wrong open_payload(const uint8_t *payload, size_t size, size_t width, size_t raw_length, int difference,
+                          Plane *planes, int *number, const uint8_t **tail) {
+    enum { ROTATED_BIT = 1, DIFFERENCE_BIT = 2, HALVED_BIT = 4 };
+    if (size < 2) return CUT_SHORT;
+    const int flags = payload[0], halved = flags & HALVED_BIT;
+    if (payload[1] != width || flags >= 8 || (flags & ROTATED_BIT && flags & DIFFERENCE_BIT) || (halved && width <= 2))
+        return UNKNOWN_HEADER;
+    const size_t count = raw_length / width;
+    *number = (int)(halved ? width / 2 + 1 : width);
+    size_t at = header_length(*number);
+    if (size < at) return CUT_SHORT;
+    for (int i = 0; i < *number; i++) {
+        const uint8_t *entry = payload + 2 + 5 * i;
+        const size_t stored = get32(entry + 1), length = halved && !i ? count * (width / 2) : count;
+        if (stored > size - at) return CUT_SHORT;
+        const Wrong wrong = open_plane(payload + at, stored, entry[0], length, &planes[i]);
+        if (wrong) return wrong;
+        at += stored;
+    }
+    *tail = payload + at;
+    if (size - at != raw_length - count * width) return OTHER_LENGTH;
+    return !(flags & DIFFERENCE_BIT) == !difference ? GOOD : OTHER_KIND;
+}
 
-static PyObject *kernel_join(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    PyObject *capsule, *given, *result = NULL;
-    Py_buffer target;
+/* How much room a compressed plane is decoded in. */
+INLINE size_t room_of(const Plane *plane) { return plane->decoded + (plane->sparse ? plane->length : 0); }
+
+/* Decodes what is compressed of a plane into `room`, which has `room_of` it. */
+static Wrong decode_plane(Context *context, Plane *plane, uint8_t *room) {
+    if (!decoded(context, plane->bytes, plane->frame_length, room, plane->decoded)) return DAMAGED;
+    plane->bytes = room;
+    if (!plane->sparse) return GOOD;
+    uint8_t *whole = room + plane->decoded;
+    if (!put_back(room, plane->decoded, plane->escape_count, plane->value, whole, plane->length)) return UNEVEN;
+    plane->bytes = whole;
+    return GOOD;
+}
+
+PyDoc_STRVAR(decode_doc, "decode(context, payload, target, width, difference) -> int\n\n"
+                         "Fill target, or add to it: 0; else what is wrong: target is then not to be used.");
+
+static PyObject *kernel_decode(PyObject *Py_UNUSED(self), PyObject *arguments) {
+    PyObject *capsule, *result = NULL;
+    Py_buffer payload, target;
     Py_ssize_t width;
-    int rotated, halved, difference;
-    if (!PyArg_ParseTuple(arguments, "OO!w*nppp", &capsule, &PyList_Type, &given, &target, &width, &rotated, &halved,
-                          &difference))
-        return NULL;
-    Plane planes[MOST_PLANES];
-    int opened_planes = 0;
-    const Py_ssize_t number = halved ? width / 2 + 1 : width;
+    int difference;
+    if (!PyArg_ParseTuple(arguments, "Oy*w*np", &capsule, &payload, &target, &width, &difference)) return NULL;
     Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
-    int good = context != NULL && checked(known_width(width) && !(halved && width < 2) && PyList_Size(given) == number,
-                                          "planes of unknown width, or too few");
-    const size_t count = good ? (size_t)(target.len / width) : 0;
-    size_t needed = 0;
-    while (good && opened_planes < number) {
-        const size_t length = halved && !opened_planes ? count * (size_t)(width / 2) : count;
-        good = open_plane(PyList_GetItem(given, opened_planes), length, &planes[opened_planes]);
-        needed += planes[opened_planes].decoded + planes[opened_planes].length;
-        opened_planes++;
-    }
-    uint8_t *room = good ? roomy(context, needed) : NULL;
-    if (good && room == NULL) good = (PyErr_NoMemory(), 0);
-    if (good) {
-        const Turn turn = difference ? DIFFERENCE : rotated ? ROTATED : AS_IS;
-        int whole = 1, even = 1;
-        Py_BEGIN_ALLOW_THREADS
-        for (int i = 0; i < number && whole; i++) {
-            Plane *plane = &planes[i];
-            if (plane->holds < 2) continue;
-            whole = decoded(context, plane->bytes, (size_t)plane->held[0].len, room, plane->decoded);
-            plane->bytes = room;
-            room += plane->decoded;
-            if (whole && plane->length) {
-                even = even && put_back(plane->bytes, plane->decoded, plane->escape_count, plane->value, room, plane->length);
-                plane->bytes = room;
-                room += plane->length;
+    if (context != NULL && checked(known_width(width), "elements of unknown width")) {
+        Plane planes[MOST_PLANES];
+        int number = 0;
+        const uint8_t *tail = NULL;
+        const size_t size = (size_t)target.len, count = size / (size_t)width;
+        Wrong wrong = open_payload(payload.buf, (size_t)payload.len, (size_t)width, size, difference, planes, &number, &tail);
+        const int halved = !wrong && number < width;
+        size_t needed = 0;
+        for (int i = 0; !wrong && i < number; i++)
+            if (planes[i].coded) needed += room_of(&planes[i]);
+        uint8_t *room = wrong ? NULL : roomy(context, needed);
+        if (wrong || room != NULL) {
+            Py_BEGIN_ALLOW_THREADS
+            for (int i = 0; !wrong && i < number; i++) {
+                if (!planes[i].coded) continue;
+                wrong = decode_plane(context, &planes[i], room);
+                room += room_of(&planes[i]);
             }
-        }
-        if (whole && even) {
-            switch (width) {
-            case 1: even = join8(planes, count, turn, 0, target.buf); break;
-            case 2: even = join16(planes, count, turn, halved, target.buf); break;
-            case 4: even = join32(planes, count, turn, halved, target.buf); break;
-            default: even = join64(planes, count, turn, halved, target.buf);
+            if (!wrong) {
+                const Turn turn = difference ? DIFFERENCE : ((const uint8_t *)payload.buf)[0] & 1 ? ROTATED : AS_IS;
+                int even = 1;
+                switch (width) {
+                case 1: even = join8(planes, count, turn, 0, target.buf); break;
+                case 2: even = join16(planes, count, turn, halved, target.buf); break;
+                case 4: even = join32(planes, count, turn, halved, target.buf); break;
+                default: even = join64(planes, count, turn, halved, target.buf);
+                }
+                for (int i = 0; i < number; i++) even = even && planes[i].used == planes[i].escape_count;
+                if (!even) wrong = UNEVEN;
+                if (even && tail != NULL && size > count * (size_t)width)
+                    memcpy((uint8_t *)target.buf + count * (size_t)width, tail, size - count * (size_t)width);
             }
-            for (int i = 0; i < number; i++) even = even && planes[i].used == planes[i].escape_count;
+            Py_END_ALLOW_THREADS
+            result = PyLong_FromLong(wrong);
+        } else {
+            PyErr_NoMemory();
         }
-        Py_END_ALLOW_THREADS
-        result = PyLong_FromLong(!whole ? 1 : !even ? 2 : 0);
     }
-    close_planes(planes, opened_planes);
     PyBuffer_Release(&target);
+    PyBuffer_Release(&payload);
     return result;
 }
 
@@ -933,7 +960,7 @@ static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
 static PyMethodDef METHODS[] = {
     {"library", kernel_library, METH_O, library_doc},    {"context", kernel_context, METH_VARARGS, context_doc},
     {"survey", kernel_survey, METH_VARARGS, survey_doc}, {"encode", kernel_encode, METH_VARARGS, encode_doc},
-    {"join", kernel_join, METH_VARARGS, join_doc},       {"same", kernel_same, METH_VARARGS, same_doc},
+    {"decode", kernel_decode, METH_VARARGS, decode_doc},       {"same", kernel_same, METH_VARARGS, same_doc},
     {"copy", kernel_copy, METH_VARARGS, copy_doc},       {NULL, NULL, 0, NULL},
 };
 

@@ -11,7 +11,6 @@ from ckstore.codec import payload as layout
 from ckstore.codec.arrays import copy, same
 from ckstore.codec.chunker import parts
 from ckstore.codec.packing import Packing
-from ckstore.codec.passes import uneven
 from ckstore.codec.payload import COUNTED, FAR, Coded, Mode, Payload
 from ckstore.codec.plan import Look
 from ckstore.codec.transpose import Transposer
@@ -86,8 +85,10 @@ class NumpyPasses:
             for number, (length, *stored) in enumerate(zip(lengths, *columns, strict=True))
         ]
 
-    def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
+    def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
         """See `Passes`."""
+        flags, planes, tail = layout.open_payload(payload, self.width, target.nbytes, difference=difference)
+        rotated, halved = bool(flags & layout.ROTATED), bool(flags & layout.HALVED)
         numbers = self._transposer.numbers(target)
         rooms = self._transposer.room(len(numbers), halved=halved)
         opened: list[transpose.Plane] = [self._opened(one, room) for one, room in zip(planes, rooms, strict=True)]
@@ -95,6 +96,8 @@ class NumpyPasses:
             self._transposer.add(opened, numbers, halved=halved)
         else:
             self._transposer.join(opened, numbers, rotated=rotated, halved=halved)
+        if tail:
+            target[target.nbytes - tail.nbytes :] = tail
 
     def _encode(self, plane: Array, way: Way, worth: float) -> _Stored:
         mode, low, _ = way
@@ -122,7 +125,7 @@ class NumpyPasses:
         """A frame, decoded again and compared."""
         frame = self._zstd.compress(plane.data)
         if not same(np.frombuffer(self._zstd.decompress(frame, len(plane)), np.uint8), plane):
-            raise Integrity(layout.broken())
+            raise Integrity(layout.BROKEN)
         return frame
 
     def _payload(self, flags: int, stored: Sequence[_Stored], raw_length: int, tail: memoryview) -> Payload:
@@ -136,14 +139,14 @@ class NumpyPasses:
         """`room`, filled with a sparse plane. Raises `Integrity` where its exceptions do not come out even."""
         size = self._zstd.declared(plane.frame)
         if not 0 <= size - plane.number <= plane.number + len(room) // FAR:
-            raise Integrity(uneven())
+            raise Integrity(layout.UNEVEN)
         stream = np.frombuffer(self._zstd.decompress(plane.frame, size), np.uint8)
         gaps = stream[: size - plane.number]
         ends = gaps != FAR
         steps = gaps.astype(np.int64) + ends
         places = np.cumsum(steps)[ends] - 1
         if len(places) != plane.number or int(steps.sum()) > len(room):
-            raise Integrity(uneven())
+            raise Integrity(layout.UNEVEN)
         room.fill(plane.low)
         room[places] = stream[size - plane.number :]
         return room

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckstore.codec.arrays import ArrayRoom
-from ckstore.codec.passes import uneven
+from ckstore.codec.payload import UNEVEN
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Packing:
         escape = (1 << bits) - 1
         outside = np.flatnonzero(np.equal(values, escape, out=self._flags.take(len(target)))) if count else ()
         if len(outside) != count or (not count and values.max(initial=0) == escape):
-            raise Integrity(uneven())
+            raise Integrity(UNEVEN)
         if count:
             target[outside] = np.frombuffer(escapes, np.uint8)
         return target

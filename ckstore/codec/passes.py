@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckstore.codec.payload import Payload, Plane
+    from ckstore.codec.payload import Payload
     from ckstore.codec.plan import Look, Plan
 
 
@@ -36,13 +36,8 @@ class Passes(Protocol):
         again and compared. The pieces last until the next call. Raises `Integrity` where one does not come back.
         """
 
-    def join(self, planes: list[Plane], target: memoryview, *, rotated: bool, halved: bool, difference: bool) -> None:
-        """Fill the whole elements in `target`; with `difference`, add to them.
+    def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
+        """Fill `target` exactly; with `difference`, add to the base in it. Raises `Integrity`.
 
-        Raises `Integrity` where a compressed plane is damaged or has more or fewer escapes than it should.
+        Every length is checked before it is used, and no more is allocated than `target` is long, or about.
         """
-
-
-def uneven() -> str:
-    """What is wrong with a packed plane whose escapes do not come out even."""
-    return "a packed byte plane has another number of escapes than it says"

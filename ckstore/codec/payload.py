@@ -35,6 +35,16 @@ COUNTED = struct.Struct("<BI")
 FAR = 255
 """A gap of at least so many bytes goes on in the next one."""
 
+CUT_SHORT = "a payload of byte planes is cut short"
+UNKNOWN_HEADER = "a payload of byte planes has an unknown header"
+UNKNOWN_MODE = "a byte plane has an unknown mode or the wrong length"
+TOO_MANY = "a byte plane names more escapes than it holds"
+OTHER_LENGTH = "a payload of byte planes has another length than its element"
+OTHER_KIND = "a payload of byte planes is no difference, or is one, and its frame says otherwise"
+DAMAGED = "a compressed payload is damaged"
+UNEVEN = "a byte plane has another number of escapes than it says"
+BROKEN = "a plane does not come back from its encoding"
+
 _HEADER = struct.Struct("<BB")
 _PLANE = struct.Struct("<BI")
 _KNOWN = frozenset({0, ROTATED, DIFFERENCE, HALVED, HALVED | ROTATED, HALVED | DIFFERENCE})
@@ -99,36 +109,33 @@ def head(flags: int, width: int, planes: Sequence[tuple[Mode, int]]) -> bytes:
     return (_HEADER.pack(flags, width) + modes).ljust(_start(len(planes)), b"\0")
 
 
-def open_payload(payload: memoryview, width: int, raw_length: int) -> Opened:
-    """A payload of elements of `width` bytes that stands for `raw_length` bytes. Raises `Integrity`."""
+def open_payload(payload: memoryview, width: int, raw_length: int, *, difference: bool) -> Opened:
+    """A payload of elements of `width` bytes, or of differences, for `raw_length` bytes. Raises `Integrity`."""
     if payload.nbytes < _HEADER.size:
-        raise Integrity("a payload of byte planes is cut short")
+        raise Integrity(CUT_SHORT)
     flags, found = _HEADER.unpack_from(payload)
     halved = bool(flags & HALVED)
     if found != width or flags not in _KNOWN or (halved and not may_halve(width)):
-        raise Integrity("a payload of byte planes has an unknown header")
+        raise Integrity(UNKNOWN_HEADER)
     count = raw_length // width
     lengths = plane_lengths(count, width, halved=halved)
     start = _start(len(lengths))
     if payload.nbytes < start:
-        raise Integrity("a payload of byte planes is cut short")
+        raise Integrity(CUT_SHORT)
     planes: list[Plane] = []
     for number, plane_length in enumerate(lengths):
         mode, length = _PLANE.unpack_from(payload, _HEADER.size + number * _PLANE.size)
         body = payload[start : start + length]
         if body.nbytes != length:
-            raise Integrity("a payload of byte planes is cut short")
+            raise Integrity(CUT_SHORT)
         planes.append(_plane(mode, body, plane_length))
         start += length
     tail = payload[start:]
     if tail.nbytes != raw_length - count * width:
-        raise Integrity("a payload of byte planes has another length than its element")
+        raise Integrity(OTHER_LENGTH)
+    if bool(flags & DIFFERENCE) != difference:
+        raise Integrity(OTHER_KIND)
     return Opened(flags, planes, tail)
-
-
-def broken() -> str:
-    """What is wrong where a plane does not come back, with the way out."""
-    return "a plane does not come back from its encoding"
 
 
 def _plane(mode: int, body: memoryview, length: int) -> Plane:
@@ -139,13 +146,13 @@ def _plane(mode: int, body: memoryview, length: int) -> Plane:
     if mode == Mode.ZSTD:
         return Coded(mode, 0, 0, body, body[:0])
     if mode not in (Mode.PACKED2, Mode.PACKED4, Mode.SPARSE):
-        raise Integrity("a byte plane has an unknown mode or the wrong length")
+        raise Integrity(UNKNOWN_MODE)
     if body.nbytes < COUNTED.size:
-        raise Integrity("a packed byte plane is cut short")
+        raise Integrity(CUT_SHORT)
     low, count = COUNTED.unpack_from(body)
     end = body.nbytes if mode == Mode.SPARSE else body.nbytes - count
     if end < COUNTED.size or count > length:
-        raise Integrity("a packed byte plane names more escapes than it holds")
+        raise Integrity(TOO_MANY)
     return Coded(mode, low, count, body[COUNTED.size : end], body[end:])
 
 

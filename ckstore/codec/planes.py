@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckstore.codec.payload import DIFFERENCE, HALVED, ROTATED, open_payload
 from ckstore.codec.plan import RAW, Plan, candidates, compressible, easier
-from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +57,11 @@ class Planes:
 
     def decode(self, payload: memoryview, target: memoryview) -> None:
         """Fill `target` exactly. Raises `Integrity`; every length is checked before it is used."""
-        self._decode(payload, target, difference=False)
+        self._passes.decode(payload, target, difference=False)
 
     def add(self, payload: memoryview, target: memoryview) -> None:
         """Turn the base in `target` into what `payload` was encoded from. Raises `Integrity`, as `decode`."""
-        self._decode(payload, target, difference=True)
+        self._passes.decode(payload, target, difference=True)
 
     def _shortest(self, ways: list[Way], number: int, raw: memoryview, base: memoryview | None, plan: Plan) -> Way:
         """The way that plane `number` comes out shortest in, of a piece from the middle."""
@@ -78,13 +76,3 @@ class Planes:
             return payload.length
 
         return min(ways, key=came_to)
-
-    def _decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
-        flags, planes, tail = open_payload(payload, self._width, target.nbytes)
-        if bool(flags & DIFFERENCE) != difference:
-            what = "is a difference" if flags & DIFFERENCE else "is no difference"
-            raise Integrity(f"a payload of byte planes {what}, and its frame says otherwise")
-        rotated, halved = bool(flags & ROTATED), bool(flags & HALVED)
-        self._passes.join(planes, target, rotated=rotated, halved=halved, difference=difference)
-        if tail:
-            target[target.nbytes - tail.nbytes :] = tail

@@ -22,7 +22,7 @@ class Room:
 
 
 def _memory(length: int) -> memoryview:
-    """At least `length` bytes; in large pages where they are many and the system has some, as work on them is faster."""
+    """At least `length` bytes; many in large pages where the system has some, as work on them is faster."""
     if length < _LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return memoryview(bytearray(length))
     room = mmap.mmap(-1, -(-length // _LARGE_PAGE) * _LARGE_PAGE)

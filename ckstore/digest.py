@@ -10,10 +10,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from typing_extensions import Buffer
 
@@ -45,8 +45,10 @@ def checksum(*parts: Buffer) -> bytes:
     return blake3(b"".join(parts)).digest(CHECKSUM_SIZE)
 
 
-def payload_checksum(pieces: Iterable[Buffer]) -> bytes:
+def payload_checksum(pieces: Sequence[Buffer]) -> bytes:
     """Eight bytes of XXH3 over the concatenation of `pieces`: sees damage at memory speed, and stops no forger."""
+    if len(pieces) == 1:
+        return xxh3_64_digest(pieces[0])
     hasher = xxh3_64()
     for piece in pieces:
         hasher.update(piece)

@@ -32,7 +32,7 @@ _HEADER = struct.Struct("<8sHHI16s")
 _FRAME = struct.Struct("<4sBBBBIIII32s32s8s")
 _ROW = struct.Struct("<32s32sQIIIIBBBB")
 _TRAILER = struct.Struct("<8sQQ32s")
-_KINDS = frozenset(Kind)
+_KINDS = {int(kind): kind for kind in Kind}
 
 HEADER_SIZE = _HEADER.size + CHECKSUM_SIZE
 FRAME_HEADER_SIZE = _FRAME.size + CHECKSUM_SIZE
@@ -114,22 +114,28 @@ def read_frame_header(data: bytes | bytearray | memoryview) -> tuple[Frame, byte
     )
     if magic != FRAME_MAGIC:
         raise Format("no frame begins here")
-    frame = Frame(kind, codec, width, bytes(id), raw_length, stored_length, bytes(base), version, busy)
+    frame = Frame(known_kind(kind), codec, width, bytes(id), raw_length, stored_length, bytes(base), version, busy)
     return checked(frame), bytes(check)
+
+
+def known_kind(kind: int) -> Kind:
+    """The kind of that number. Raises `Format`."""
+    try:
+        return _KINDS[kind]
+    except KeyError:
+        raise Format(f"a frame has the unknown kind {kind}", hint="it may need a newer ckstore") from None
 
 
 def checked(frame: Frame) -> Frame:
     """The frame, once what is known of any frame holds for it. Raises `Format`."""
-    kind, raw_length, stored_length = frame.kind, frame.raw_length, frame.stored_length
-    if kind not in _KINDS:
-        raise Format(f"a frame has the unknown kind {kind}", hint="it may need a newer ckstore")
+    raw_length, stored_length = frame.raw_length, frame.stored_length
     if raw_length > MAX_RAW or stored_length > MAX_RAW:
         raise Format(f"a frame claims {max(raw_length, stored_length)} bytes, past the limit of {MAX_RAW}")
-    if frame.base != NO_ID and kind != Kind.CHUNK:
+    if frame.base != NO_ID and frame.kind is not Kind.CHUNK:
         raise Format("a frame that is no chunk claims to be a delta")
     if frame.busy > raw_length:
         raise Format(f"a frame claims {frame.busy} busy bytes of {raw_length}")
-    return frame._replace(kind=Kind(kind))
+    return frame
 
 
 def table(rows: list[Row]) -> bytes:
@@ -147,7 +153,7 @@ def read_table(data: bytes, frames_end: int) -> list[Row]:
     rows: list[Row] = []
     before: tuple[bytes, int] = (b"", 0)
     for id, base, offset, raw_length, stored_length, version, busy, kind, codec, width, _ in _ROW.iter_unpack(data):
-        frame = checked(Frame(kind, codec, width, id, raw_length, stored_length, base, version, busy))
+        frame = checked(Frame(known_kind(kind), codec, width, id, raw_length, stored_length, base, version, busy))
         if offset < HEADER_SIZE or offset + FRAME_HEADER_SIZE + stored_length > frames_end:
             raise Format("a pack's table points outside its frames")
         if (frame.id, offset) <= before:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore.digest import ID_SIZE, derived
 from ckstore.errors import Format, Integrity
-from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, Frame, checked
+from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, Frame, checked, known_kind
 from ckstore.remote.interface import MAX_OBJECT_BYTES
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Segment:
 
     def _place(self, row: memoryview) -> Place:
         id, base, pack, offset, raw, stored, version, busy, kind, codec, width, _ = _ROW.unpack(row)
-        frame = checked(Frame(kind, codec, width, id, raw, stored, base, version, busy))
+        frame = checked(Frame(known_kind(kind), codec, width, id, raw, stored, base, version, busy))
         if pack >= len(self.packs):
             raise Format("a row of a segment names a pack that is not there")
         holder = self.packs[pack]

@@ -31,6 +31,10 @@ POOR = 0.8
 """A delta of so much of its chunk has gained nothing that planes alone would not."""
 
 
+_JUDGED = 4
+"""Chunks in a row of which one may be taken to gain nothing from differences because another does not."""
+
+
 class Buffers:
     """A thread's reused buffers for encoding, as long as the store is open.
 
@@ -90,6 +94,7 @@ class Encoder:
         self._packer = packer
         self._scratch = scratch
         self._lock = threading.Lock()
+        self._poor: set[tuple[str, int, int]] = set()
 
     def encode(self, new: Sequence[New], whole: memoryview) -> None:
         """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
@@ -113,9 +118,7 @@ class Encoder:
     def _frame(self, new: New, raw: memoryview, encoded: Encoded, base: Base | None) -> tuple[Frame, Pieces]:
         """A frame and its payload. A delta that gained little, or ends too long a chain, is encoded anew, by itself."""
         if base is not None:
-            frame = frame_of(new.kind, new.id, new.length, encoded)._replace(
-                base=base.location.frame.id, version=base.version
-            )
+            frame = frame_of(new.kind, new.id, new.length, encoded, base.location.frame.id, base.version)
             if encoded.length < POOR * new.length and within(base, frame, self._preset):
                 with self._lock:
                     self.deltas[new.id] = (new.piece, frame)
@@ -128,11 +131,13 @@ class Encoder:
     def _bases(self, new: Sequence[New], whole: memoryview) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
 
-        Whether differences gain anything is found out at the first chunk that has a base, for all of `new`.
+        Whether differences gain anything is found out at the first chunk that has a base, for all of `new`, and where
+        they do not, for those right after it in the same tensor.
         """
         none: list[Base | None] = [None] * len(new)
-        dtype = new[0].piece.dtype
-        if not self._preset.deltas or element(dtype) is None:
+        first = new[0].piece
+        dtype, group = first.dtype, (first.stream, first.tensor, first.ordinal // _JUDGED)
+        if not self._preset.deltas or element(dtype) is None or group in self._poor:
             return whole, none
         buffers = self._scratch.get(Buffers)
         lengths = [one.length for one in new]
@@ -144,6 +149,7 @@ class Encoder:
                 continue
             if self._read([base], olds[number : number + 1]) == [base]:
                 if not buffers.coder.gains(raws[number], dtype, self._preset, olds[number]):
+                    self._poor.add(group)
                     return whole, none
                 rest = self._read(bases[number + 1 :], olds[number + 1 :])
                 return older, [*none[:number], base, *rest]
@@ -179,7 +185,7 @@ class Encoder:
         return list(bases)
 
 
-def frame_of(kind: Kind, id: bytes, length: int, encoded: Encoded) -> Frame:
-    """The frame of an object that is kept by itself."""
+def frame_of(kind: Kind, id: bytes, length: int, encoded: Encoded, base: bytes = NO_ID, version: int = 0) -> Frame:
+    """The frame of an object that is kept by itself, or as that version against a base."""
     codec, width, _, stored, busy = encoded
-    return Frame(kind, codec, width, id, length, stored, NO_ID, 0, busy)
+    return Frame(kind, codec, width, id, length, stored, base, version, busy)

@@ -153,12 +153,17 @@ def lmdb_errors() -> Iterator[None]:
     """What LMDB says, as our errors."""
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise StoreFull(f"the index has reached its {MAP_SIZE >> 30} GiB", hint="run `ckstore gc`") from error
-    except lmdb.DiskError as error:
-        raise StoreFull(f"cannot write the index: {error}", hint="free some space, then try again") from error
     except lmdb.Error as error:
-        raise IndexDamaged(f"the index cannot be used: {error}") from error
+        raise typed(error) from error
+
+
+def typed(error: lmdb.Error) -> StoreFull | IndexDamaged:
+    """What LMDB says, as our error."""
+    if isinstance(error, lmdb.MapFullError):
+        return StoreFull(f"the index has reached its {MAP_SIZE >> 30} GiB", hint="run `ckstore gc`")
+    if isinstance(error, lmdb.DiskError):
+        return StoreFull(f"cannot write the index: {error}", hint="free some space, then try again")
+    return IndexDamaged(f"the index cannot be used: {error}")
 
 
 @contextmanager

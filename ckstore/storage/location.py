@@ -10,6 +10,7 @@ from ckstore.pack.format import Frame
 
 _VALUE = struct.Struct("<16sQIIIIBBB")
 _PLACE = struct.Struct("<16sQ")
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 class Location(NamedTuple):
@@ -32,7 +33,7 @@ def from_row(id: bytes, value: bytes) -> Location:
     """What a row says of object `id`."""
     pack, offset, raw_length, stored_length, version, busy, kind, codec, width = _VALUE.unpack_from(value)
     base = value[_VALUE.size :] or NO_ID
-    frame = Frame(Kind(kind), codec, width, id, raw_length, stored_length, base, version, busy)
+    frame = Frame(_KINDS[kind], codec, width, id, raw_length, stored_length, base, version, busy)
     return Location(pack, offset, frame)
 
 

@@ -219,12 +219,10 @@ class Store:
     def ask(self, question: Callable[[View], T]) -> T:
         """Put a question to the index as it is now; a damaged index is made anew and asked once more."""
         try:
-            with self.index.reading() as view:
-                return question(view)
+            return self.index.ask(question)
         except IndexDamaged:
             self.rebuild_index()
-            with self.index.reading() as view:
-                return question(view)
+            return self.index.ask(question)
 
     def rebuild_index(self) -> None:
         """Make the index anew from journal and packs."""

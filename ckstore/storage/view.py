@@ -174,7 +174,7 @@ def located(id: bytes, value: bytes) -> Location:
     """The place that a row of frames or spares says."""
     try:
         return from_row(id, value)
-    except struct.error:
+    except (struct.error, KeyError):
         raise IndexDamaged(f"the index row frames/{id.hex()[:16]} is of another version") from None
 
 

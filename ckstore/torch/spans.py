@@ -65,8 +65,8 @@ class Live:
         self._view: memoryview | None = None
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        if self.storage.device.type != "cpu":
-            return host_view(self.storage, self.first + start, self.first + stop)
         if self._view is None:
+            if self.storage.device.type != "cpu":
+                return host_view(self.storage, self.first + start, self.first + stop)
             self._view = host_view(self.storage, self.first, self.last)
         return self._view[start:stop]

@@ -564,7 +564,7 @@ static PyObject *kernel_survey(PyObject *Py_UNUSED(self), PyObject *arguments) {
 typedef struct {
     Mode mode;
     uint8_t low;
-    int literal; /* no repeats are looked for */
+    int literal; /* no repeats are looked for unless there seem to be some */
 } Plan;
 
 typedef struct {
@@ -575,6 +575,9 @@ typedef struct {
     Plan planes[MOST_PLANES];
 } Manner;
 
+/* HEAD: what a packed or sparse plane begins with; RARE: more than one escape in so many bytes are too many. */
+enum { HEAD = 5, RARE = 8 };
+
 static size_t header_length(int planes) { return ((size_t)(2 + 5 * planes) + 7) / 8 * 8; }
 
 static void put32(uint8_t *to, size_t value) {
@@ -583,6 +586,23 @@ static void put32(uint8_t *to, size_t value) {
 
 /* Room that a payload may need: each plane comes to its own length at most, but zstd wants more to begin with. */
 static size_t bound(size_t length) { return length + length / 128 + 1024; }
+
+/* Whether strings of eight bytes come again, in a piece from the middle: zstd then does better looking for repeats. */
+static int repeats(const uint8_t *plane, size_t length) {
+    enum { PIECE = 2048, SLOTS = 1024, STRING = 8, SOME = 16 };
+    uint16_t slots[SLOTS] = {0}; /* where a string of that hash stood last, and one more */
+    const size_t count = length < PIECE ? length : PIECE;
+    const uint8_t *piece = plane + (length - count) / 2;
+    size_t found = 0;
+    for (size_t i = 0; i + STRING <= count; i++) {
+        uint64_t string;
+        memcpy(&string, piece + i, STRING);
+        uint16_t *slot = &slots[string * 0x9E3779B97F4A7C15u >> 54];
+        found += *slot && memcmp(piece + *slot - 1, &string, STRING) == 0;
+        *slot = (uint16_t)(i + 1);
+    }
+    return found * SOME >= count;
+}
 
 /* Compresses `length` bytes and decodes them again; 0 where they do not fit or do not come out shorter than `most`, -1
  * where they do not come back. */
@@ -593,35 +613,48 @@ static Py_ssize_t compress_checked(Context *context, int literal, const uint8_t 
     return decoded(context, to, stored, back, length) && memcmp(back, from, length) == 0 ? (Py_ssize_t)stored : -1;
 }
 
-/* One plane in `mode` at `to`; what it came to, 0 where it is to stay raw, -1 where it does not come back. */
-static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t length, Plan plan, double worth,
-                               uint8_t *to, uint8_t *spare) {
-    const size_t most = (size_t)(worth * (double)length);
-    enum { HEAD = 5, RARE = 8 };
-    if (plan.mode == ZSTD) return compress_checked(context, plan.literal, plane, length, to, most, spare);
-    if (most < HEAD) return 0;
-    to[0] = plan.low;
-    if (plan.mode == SPARSE) {
-        uint8_t *values = spare + length;
-        size_t size;
-        const size_t found = except(plane, length, plan.low, spare, values, &size);
-        if (found > length / RARE) return 0;
-        memmove(spare + size, values, found);
-        put32(to + 1, found);
-        const Py_ssize_t stored =
-            compress_checked(context, 0, spare, size + found, to + HEAD, most - HEAD, spare + size + found);
-        return stored > 0 ? HEAD + stored : stored;
-    }
+/* The exceptions of a sparse plane at `to`; what they came to, as `encode_plane`, and -2 where they are too many. */
+static Py_ssize_t encode_sparse(Context *context, const uint8_t *plane, size_t length, uint8_t low, size_t most,
+                                uint8_t *to, uint8_t *spare) {
+    uint8_t *values = spare + length;
+    size_t size;
+    const size_t found = except(plane, length, low, spare, values, &size);
+    if (found > length / RARE) return -2;
+    memmove(spare + size, values, found);
+    const Py_ssize_t stored = compress_checked(context, 0, spare, size + found, to + HEAD, most, spare + size + found);
+    to[0] = low;
+    put32(to + 1, found);
+    return stored > 0 ? HEAD + stored : stored;
+}
+
+/* A packed plane and its escapes at `to`; what they came to, as `encode_plane`, and -2 where those are too many. */
+static Py_ssize_t encode_packed(Context *context, const uint8_t *plane, size_t length, Plan plan, size_t most,
+                                uint8_t *to, uint8_t *spare) {
     const size_t packed = packed_length(length, (int)plan.mode);
     uint8_t *escapes = spare + packed;
     const size_t found = (plan.mode == PACKED4 ? pack4 : pack2)(plane, length, plan.low, spare, escapes);
-    if (found + HEAD > most) return 0;
+    if (found > length / RARE || found > most) return -2;
     const Py_ssize_t stored =
-        compress_checked(context, 0, spare, packed, to + HEAD, most - HEAD - found, escapes + found);
-    if (stored <= 0) return stored;
+        compress_checked(context, 0, spare, packed, to + HEAD, most - found, escapes + found);
+    to[0] = plan.low;
     put32(to + 1, found);
-    memcpy(to + HEAD + stored, escapes, found);
-    return HEAD + stored + (Py_ssize_t)found;
+    if (stored > 0) memcpy(to + HEAD + stored, escapes, found);
+    return stored > 0 ? HEAD + stored + (Py_ssize_t)found : stored;
+}
+
+/* One plane as planned, at `to`; what it came to, 0 where it is to stay raw, -1 where it does not come back. A plane that
+ * is other than was planned for is compressed as it is, and the plan says so. */
+static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t length, Plan *plan, double worth,
+                               uint8_t *to, uint8_t *spare) {
+    const size_t most = (size_t)(worth * (double)length);
+    if (plan->mode != ZSTD && most >= HEAD) {
+        const Py_ssize_t stored = plan->mode == SPARSE
+                                      ? encode_sparse(context, plane, length, plan->low, most - HEAD, to, spare)
+                                      : encode_packed(context, plane, length, *plan, most - HEAD, to, spare);
+        if (stored != -2) return stored;
+    }
+    plan->mode = ZSTD;
+    return compress_checked(context, plan->literal && !repeats(plane, length), plane, length, to, most, spare);
 }
 
 /* The payload of one chunk at `to`, which has room for `bound` of its length. What it came to, -1 where a plane does
@@ -651,7 +684,7 @@ static Py_ssize_t encode_chunk(Context *context, const Manner *manner, const uin
     *busy = length;
     at = to + start;
     for (int i = 0; i < manner->number; i++) {
-        const Plan plan = manner->planes[i];
+        Plan plan = manner->planes[i];
         const int place = manner->halved ? i - 1 : i;
         Mode mode = plan.mode;
         size_t stored = lengths[i];
@@ -661,10 +694,10 @@ static Py_ssize_t encode_chunk(Context *context, const Manner *manner, const uin
             *at = planes[i][0];
             *busy -= count;
         } else if (mode != RAW) {
-            const Py_ssize_t came = encode_plane(context, planes[i], lengths[i], plan, manner->worth, at, spare);
+            const Py_ssize_t came = encode_plane(context, planes[i], lengths[i], &plan, manner->worth, at, spare);
             if (came < 0) return -1;
+            mode = came ? plan.mode : RAW;
             if (came) stored = (size_t)came;
-            else mode = RAW;
         }
         if (mode == RAW && planes[i] != at) memcpy(at, planes[i], lengths[i]);
         to[2 + 5 * i] = (uint8_t)mode;
@@ -780,7 +813,6 @@ static size_t get32(const uint8_t *from) {
 
 /* A plane of `length` bytes that `stored` bytes at `body` stand for. */
 static Wrong open_plane(const uint8_t *body, size_t stored, int mode, size_t length, Plane *plane) {
-    enum { HEAD = 5 };
     memset(plane, 0, sizeof *plane);
     plane->bits = 8;
     plane->bytes = body;

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _RARE = 8
-"""A plane of which more than one in so many bytes is an exception is not kept as those."""
+"""More than one exception or escape in so many bytes are too many."""
 
 
 class _Stored(NamedTuple):
@@ -103,23 +103,32 @@ class NumpyPasses:
         mode, low, _ = way
         if mode is not Mode.RAW and len(plane) and plane[0] == plane[-1] and bool((plane == plane[0]).all()):
             return _Stored(Mode.CONSTANT, 1, (plane[:1].tobytes(),))
-        if mode is Mode.ZSTD:
+        stored = None
+        if mode is Mode.SPARSE:
+            stored = self._encode_sparse(plane, low)
+        elif mode in (Mode.PACKED2, Mode.PACKED4):
+            stored = self._encode_packed(plane, way)
+        if stored is None and mode is not Mode.RAW:
             frame = self._compress(plane)
-            stored = _Stored(mode, len(frame), (frame,))
-        elif mode is Mode.SPARSE:
-            gaps, exceptions = _exceptions(plane, low)
-            frame = self._compress(np.concatenate([gaps, exceptions]))
-            stored = _Stored(mode, COUNTED.size + len(frame), (COUNTED.pack(low, len(exceptions)), frame))
-            if len(exceptions) > len(plane) // _RARE:
-                mode = Mode.RAW
-        elif mode is not Mode.RAW:
-            packed, escapes = self._packing.pack(plane, mode, low)
-            frame = self._compress(packed)
-            outside = COUNTED.pack(low, len(escapes))
-            stored = _Stored(mode, COUNTED.size + len(frame) + len(escapes), (outside, frame, escapes.data))
-        if mode is Mode.RAW or stored.length > worth * len(plane):
+            stored = _Stored(Mode.ZSTD, len(frame), (frame,))
+        if stored is None or stored.length > worth * len(plane):
             return _Stored(Mode.RAW, len(plane), (plane.data,))
         return stored
+
+    def _encode_sparse(self, plane: Array, low: int) -> _Stored | None:
+        gaps, exceptions = _exceptions(plane, low)
+        if len(exceptions) > len(plane) // _RARE:
+            return None
+        frame = self._compress(np.concatenate([gaps, exceptions]))
+        return _Stored(Mode.SPARSE, COUNTED.size + len(frame), (COUNTED.pack(low, len(exceptions)), frame))
+
+    def _encode_packed(self, plane: Array, way: Way) -> _Stored | None:
+        packed, escapes = self._packing.pack(plane, way.mode, way.low)
+        if len(escapes) > len(plane) // _RARE:
+            return None
+        frame = self._compress(packed)
+        head = COUNTED.pack(way.low, len(escapes))
+        return _Stored(way.mode, COUNTED.size + len(frame) + len(escapes), (head, frame, escapes.data))
 
     def _compress(self, plane: Array) -> bytes:
         """A frame, decoded again and compared."""

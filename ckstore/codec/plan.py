@@ -13,7 +13,7 @@ _NOISE = 0.985
 _COVERED = 0.94
 _SAME = 1.01
 _FEW = 0.25
-_RARE = 0.94
+_RARE, _NEARLY_ALL = 0.94, 0.98
 _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 """Entropies: below, zstd does best by long repeats; between the last two, packing does best; above, none fits."""
 
@@ -37,7 +37,7 @@ class Look(NamedTuple):
 class Way(NamedTuple):
     """How one plane is stored, and where its window begins if it is packed, or what it mostly is if it is sparse.
 
-    `literal`: zstd need not look for repeats, where it can be told.
+    `literal`: zstd need not look for repeats, where it can be told, unless a look at the plane shows some.
     """
 
     mode: Mode
@@ -93,6 +93,8 @@ def _ways(look: Look, worth: float) -> list[Way]:
     share = look.entropy
     if share > worth:
         return [RAW]
+    if look.share1 > _NEARLY_ALL:
+        return [Way(Mode.SPARSE, look.low1)]
     whole = LITERAL if share > _DENSE and look.share1 < _FEW else ZSTD  # few of each value make no long runs
     if share < _FLAT or share > _SPREAD:
         return [whole]

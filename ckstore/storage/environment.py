@@ -126,6 +126,8 @@ class Registry:
 
 
 REGISTRY = Registry()
+LMDB_ERROR = lmdb.Error
+"""What LMDB raises; `typed` makes it ours."""
 
 
 def _fresh_lock() -> None:

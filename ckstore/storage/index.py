@@ -10,9 +10,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-import lmdb
-
-from ckstore.storage.environment import REGISTRY, IndexDamaged, Shared, lmdb_errors, typed, write_errors
+from ckstore.storage.environment import LMDB_ERROR, REGISTRY, IndexDamaged, Shared, lmdb_errors, typed, write_errors
 from ckstore.storage.follower import Follower
 from ckstore.storage.view import GENERATION_KEY, View
 
@@ -82,7 +80,7 @@ class Index:
                 return question(View(transaction, self._shared.tables))
             finally:
                 transaction.abort()
-        except lmdb.Error as error:
+        except LMDB_ERROR as error:
             raise typed(error) from error
 
     def apply(self, since: Cursor, frames: Sequence[JournalFrame], packs: PackRows) -> None:

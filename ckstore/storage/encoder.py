@@ -96,6 +96,11 @@ class Encoder:
         self._lock = threading.Lock()
         self._poor: set[tuple[str, int, int]] = set()
 
+    def begin(self) -> None:
+        """Another save: what was kept for one is forgotten."""
+        self.deltas.clear()
+        self._poor.clear()
+
     def encode(self, new: Sequence[New], whole: memoryview) -> None:
         """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
         coder = self._scratch.get(Buffers).coder

@@ -111,7 +111,7 @@ class Estimator:
         self._share = share
         self._tally = Tally(exact_bytes=_PER_SAVE)
         self._meta = {}
-        self._encoder.deltas.clear()
+        self._encoder.begin()
         return self._tally
 
     def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:

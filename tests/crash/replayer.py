@@ -104,11 +104,11 @@ def _forgotten(done: Sequence[Operation], n: int) -> Iterator[str]:
     made = done[n]
     if not isinstance(made, Make) or not made.is_folder:
         return
+    alone = True  # until another folder is made: a segment may then be of either
     for one in done[n + 1 :]:
-        if isinstance(one, Make) and one.is_folder:
-            return
+        alone = alone and not (isinstance(one, Make) and one.is_folder)
         is_pack = isinstance(one, Move) and one.source == made.inode
-        if isinstance(one, (Make, Move)) and (is_pack or one.name.endswith(".part")):
+        if isinstance(one, (Make, Move)) and (is_pack or (alone and one.name.endswith(".part"))):
             yield one.name
 
 

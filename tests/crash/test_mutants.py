@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from tests.crash.scenarios import Scenario
 
-SEED = 4_711
-STATES = 200
+SEED = 20
+STATES = 400
 
 
 @pytest.mark.parametrize("name", MUTANTS)

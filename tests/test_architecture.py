@@ -61,7 +61,7 @@ HEAVY = {"torch", "numpy", "boto3", "google", "azure", "safetensors"}
 
 NUMERIC = {
     "graph/numbers.py",
-    *(f"codec/{name}.py" for name in ("arrays", "compiled", "numpy_passes", "packing", "plane", "planes", "transpose")),
+    *(f"codec/{name}.py" for name in ("arrays", "numpy_passes", "packing", "transpose")),
     *(f"storage/{name}.py" for name in ("inventory", "sweep", "standing", "costs", "rewriter")),
 }
 """Below the edge only these use numpy, and they are imported where numbers are at hand."""

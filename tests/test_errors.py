@@ -411,7 +411,7 @@ def test_no_repository(tmp_path: pathlib.Path) -> None:
 def test_a_format_of_the_future(tmp_path: pathlib.Path) -> None:
     ckstore.open(tmp_path).close()
     said = tmp_path / ".ckstore" / "format"
-    said.write_text(said.read_text().replace("format = 1", "format = 999"))
+    said.write_text(said.read_text().replace("format = 2", "format = 999"))
     with pytest.raises(Format, match="has format 999"):
         ckstore.open(tmp_path)
     said.write_bytes(b"\xff\x00")

@@ -1,10 +1,10 @@
 /*
  * The passes over chunks, compiled: numbers into payloads of byte planes and back, and what a sample of them says.
  *
- * What each does is said by its numpy twin (numpy_passes.py), byte for byte; tests hold the two together. A call works
- * on several chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is
- * checked here, before the lock is let go; frames are decoded into room for what they must hold and no more, and escapes
- * are counted as they are used.
+ * What each does is said by its numpy twin (numpy_passes.py); tests hold the two together. A call works on several
+ * chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is checked
+ * before it is used, frames are decoded into room for what they must hold and no more, and escapes are counted as they
+ * are used.
  *
  * zstd is not compiled in: `library` is told where its functions are (stable since 1.4, its manual says what they do).
  *

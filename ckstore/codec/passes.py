@@ -1,7 +1,7 @@
 """The passes over the bytes of chunks: numbers into payloads of planes and back, and what a sample of them says.
 
-Two do the same, byte for byte: `numpy_passes`, and `compiled`, which makes one pass of several and holds no lock
-meanwhile, where it was built.
+Two do the same: `numpy_passes`, and `compiled`, where it was built, which makes one call of it all and holds no lock
+meanwhile. Only the compiled ones can tell zstd not to look for repeats, so that frames may differ; either reads both.
 """
 
 from __future__ import annotations

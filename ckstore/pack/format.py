@@ -17,9 +17,9 @@ from typing import NamedTuple
 from ckstore.digest import CHECKSUM_SIZE, NO_ID, Kind, checksum, derived
 from ckstore.errors import Format
 
-VERSION = 1
-READABLE = (0, 1)
-"""Formats whose packs are the same to the byte but for this number."""
+VERSION = 2
+READABLE = (0, 1, 2)
+"""Formats whose packs can be read: they are the same but for this number and the modes of planes that they know."""
 
 NAME_SIZE = 16
 MAX_RAW = 64 << 20

@@ -7,6 +7,7 @@ import platform
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ckstore.errors import CkstoreError, Locked
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckstore.repository import Repository
 
-_NEEDED = ("blake3", "lmdb", "msgspec", "numpy", "rich", "tomlkit", "typer", "xxhash", "zstandard")
+_NEEDED = ("blake3", "cffi", "lmdb", "msgspec", "numpy", "rich", "tomlkit", "typer", "xxhash", "zstandard")
 _OPTIONAL = ("torch", "safetensors", "boto3", "google-cloud-storage", "azure-storage-blob")
 _LEAST_FREE_BYTES = 1 << 30
 _LEAST_FREE_INODES = 1000
@@ -76,7 +77,9 @@ def _passes() -> Check:
     from ckstore.codec.compiled import KERNEL
 
     if KERNEL is None:
-        return Check("passes", "warning", "numpy's: saving is slower", "install a C compiler, then ckstore anew")
+        built = find_spec("ckstore.codec._kernel") is not None
+        fix = "pip install --upgrade zstandard cffi" if built else "install a C compiler, then ckstore anew"
+        return Check("passes", "warning", "numpy's: saving is slower", fix)
     return Check("passes", "ok", "compiled")
 
 

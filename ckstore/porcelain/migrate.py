@@ -28,9 +28,9 @@ class MigrateResult:
 def migrate(start: Path, *, dry_run: bool = False) -> MigrateResult:
     """Take the repository in `start`, or in the nearest folder above it, to this format, unless it has it already.
 
-    Formats 0 and 1 differ in the number alone: it is written under the repository's lock, in one step, once the journal
-    has been read. An older ckstore refuses the repository from then on. Raises `NoRepository`, `Format` for a newer
-    format, `Integrity` where the journal is damaged, `Locked`, `SaveFailed`.
+    What older formats have, this one has as well, so that the number alone is new: it is written under the repository's
+    lock, in one step, once the journal has been read. An older ckstore refuses the repository from then on. Raises
+    `NoRepository`, `Format` for a newer format, `Integrity` where the journal is damaged, `Locked`, `SaveFailed`.
     """
     start = start.absolute()
     root = next((place / FOLDER for place in (start, *start.parents) if (place / FOLDER).is_dir()), None)

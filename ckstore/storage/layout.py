@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = ".ckstore"
-FORMAT = 1
-MIGRATABLE = (0,)
+FORMAT = 2
+MIGRATABLE = (0, 1)
 """Formats that `migrate` takes to this one."""
 
 

@@ -148,7 +148,7 @@ def speed() -> str:
     ]  # fmt: skip
     return (
         "Medians of one run of `python benchmarks/bench_store.py`, on two cores of a shared virtual machine with the\n"
-        "passes over chunks [compiled](docs/decisions/0018-compiled-kernel.md).\n\n"
+        "passes over chunks [compiled](docs/decisions/0022-zstd-in-the-kernel.md).\n\n"
         + table("| what | measured |", rows)
     )
 

@@ -31,8 +31,8 @@ POOR = 0.8
 """A delta of so much of its chunk has gained nothing that planes alone would not."""
 
 
-_JUDGED = 4
-"""Chunks in a row of which one may be taken to gain nothing from differences because another does not."""
+_POOR_RUN, _GOOD_RUN = 4, 8
+"""Chunks in a row that are taken to gain nothing from differences, or something, as one of them does."""
 
 
 class Buffers:
@@ -95,11 +95,13 @@ class Encoder:
         self._scratch = scratch
         self._lock = threading.Lock()
         self._poor: set[tuple[str, int, int]] = set()
+        self._good: set[tuple[str, int, int]] = set()
 
     def begin(self) -> None:
         """Another save: what was kept for one is forgotten."""
         self.deltas.clear()
         self._poor.clear()
+        self._good.clear()
 
     def encode(self, new: Sequence[New], whole: memoryview) -> None:
         """Encode new chunks of one tensor, which lie in `whole` one after another; those with a base apart."""
@@ -136,26 +138,30 @@ class Encoder:
     def _bases(self, new: Sequence[New], whole: memoryview) -> tuple[memoryview, list[Base | None]]:
         """The bytes of the bases and what they are, None for a chunk that is to be kept by itself.
 
-        Whether differences gain anything is found out at the first chunk that has a base, for all of `new`, and where
-        they do not, for those right after it in the same tensor.
+        Whether differences gain anything is found out at the first chunk that has a base, for all of `new` and for
+        those right after it in the same tensor.
         """
         none: list[Base | None] = [None] * len(new)
         first = new[0].piece
-        dtype, group = first.dtype, (first.stream, first.tensor, first.ordinal // _JUDGED)
-        if not self._preset.deltas or element(dtype) is None or group in self._poor:
+        poor = (first.stream, first.tensor, first.ordinal // _POOR_RUN)
+        good = (first.stream, first.tensor, first.ordinal // _GOOD_RUN)
+        if not self._preset.deltas or element(first.dtype) is None or poor in self._poor:
             return whole, none
         buffers = self._scratch.get(Buffers)
         lengths = [one.length for one in new]
         older = buffers.older(whole.nbytes)
         raws, olds = parts(whole, lengths), parts(older, lengths)
         bases = self._candidates(new)
+        if good in self._good:
+            return older, self._read(bases, olds)
         for number, base in enumerate(bases):
             if base is None:
                 continue
             if self._read([base], olds[number : number + 1]) == [base]:
-                if not buffers.coder.gains(raws[number], dtype, self._preset, olds[number]):
-                    self._poor.add(group)
+                if not buffers.coder.gains(raws[number], first.dtype, self._preset, olds[number]):
+                    self._poor.add(poor)
                     return whole, none
+                self._good.add(good)
                 rest = self._read(bases[number + 1 :], olds[number + 1 :])
                 return older, [*none[:number], base, *rest]
         return whole, none

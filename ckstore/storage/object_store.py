@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")
+_AT_ONCE = 8 << 20
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
 
 
@@ -121,14 +122,19 @@ class ObjectStore:
     def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
         """Fill each target with the chunk that its chain leads to, for a delta to be kept against.
 
-        Frames that lie next to each other are read at once. The payloads are checked, which costs a tenth of hashing
-        what they stand for. Raises `Integrity`.
+        Frames that lie next to each other are read at once, unless they are many. The payloads are checked, which costs
+        a tenth of hashing what they stand for. Raises `Integrity`.
         """
         for chain, target in requests:
             if chain[0].frame.raw_length != target.nbytes:
                 raise Integrity(f"{_where(chain[0])} is not a chunk of {target.nbytes} bytes")
         places = [place for chain, _ in requests for place in reversed(chain)]
         try:
+            if sum(_length(place) for place in places) > _AT_ONCE:
+                for chain, target in requests:
+                    for place in reversed(chain):
+                        self._read_decoded(place, target, checked=True)
+                return
             payloads = self._read_frames(places)
         except OSError as error:
             raise Integrity(f"cannot read pack {places[0].pack.hex()}: {error.strerror}") from error

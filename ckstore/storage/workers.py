@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
-_MOST = 4  # each holds about 25 MiB while a store is open, and more of them mostly wait for the interpreter
+_MOST = 4  # each holds about 12 MiB while a store is open, and more of them mostly wait for the interpreter
 _AHEAD = 2
 _BACKGROUND_NICE = 5
 _JOB_BYTES = 8 << 20

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ckstore.codec.room import Room
 
 MIB = 1 << 20
 STATE_BYTES = 300 * MIB
@@ -108,3 +111,15 @@ def check():
 print(json.dumps({"validate": extra(check)}))
 """
     assert measured(folder, code)["validate"] < 64 * MIB
+
+
+def test_a_forked_child_has_work_buffers_of_its_own() -> None:
+    room = Room()
+    buffer = room.take(4 * MIB)
+    buffer[:4] = b"ours"
+    child = os.fork()
+    if not child:
+        room.take(4 * MIB)[:4] = b"work"
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(buffer[:4]) == b"ours"

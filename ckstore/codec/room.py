@@ -25,7 +25,8 @@ def _memory(length: int) -> memoryview:
     """At least `length` bytes; many in large pages where the system has some, as work on them is faster."""
     if length < _LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return memoryview(bytearray(length))
-    room = mmap.mmap(-1, -(-length // _LARGE_PAGE) * _LARGE_PAGE)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # a forked child writes into memory of its own
+    room = mmap.mmap(-1, -(-length // _LARGE_PAGE) * _LARGE_PAGE, flags=private)
     with suppress(OSError):
         room.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(room)

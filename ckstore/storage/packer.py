@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PACK_SIZE = 256 << 20
 SMALL = 1 << 20
-WIDE = 64 << 20
+WIDE = 16 << 20
 META = ""
 """The stream of trees and commits; component names are never empty."""
 

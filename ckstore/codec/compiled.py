@@ -50,7 +50,6 @@ _LITERALS = [*_PARAMETERS, (106, 1 << 17), (1002, 1)]
 The last is no stable part of the interface: where zstd does not take it, repeats are looked for.
 """
 
-
 _WRONG = (
     "",
     layout.CUT_SHORT,

@@ -68,8 +68,8 @@ typedef struct {
     size_t size;
 } Context;
 
-/* Room for `size` bytes and a few more, with whatever is in them; NULL where there is none. In large pages where they are
- * many and the system has some, as work on them is faster. */
+/* Room for `size` bytes and a few more, with whatever is in them; NULL where there is none. In large pages where they
+ * are many and the system has some, as work on them is faster. */
 static uint8_t *roomy(Context *context, size_t size) {
     if (context->size < size || context->room == NULL) {
         free(context->room);
@@ -642,8 +642,8 @@ static Py_ssize_t encode_packed(Context *context, const uint8_t *plane, size_t l
     return stored > 0 ? HEAD + stored + (Py_ssize_t)found : stored;
 }
 
-/* One plane as planned, at `to`; what it came to, 0 where it is to stay raw, -1 where it does not come back. A plane that
- * is other than was planned for is compressed as it is, and the plan says so. */
+/* One plane as planned, at `to`; what it came to, 0 where it is to stay raw, -1 where it does not come back. A plane
+ * that is other than was planned for is compressed as it is, and the plan says so. */
 static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t length, Plan *plan, double worth,
                                uint8_t *to, uint8_t *spare) {
     const size_t most = (size_t)(worth * (double)length);
@@ -737,9 +737,9 @@ static int read_manner(PyObject *plans, Py_ssize_t width, int rotate, int halved
 }
 
 PyDoc_STRVAR(encode_doc,
-             "encode(context, raw, base, lengths, width, rotate, halved, plans, worth, payloads) -> list[tuple] | None\n\n"
-             "Put the payloads of the chunks that make up raw into payloads; (start, length, busy bytes) of each. None\n"
-             "where one does not come back.");
+             "encode(context, raw, base, lengths, width, rotate, halved, plans, worth, payloads) -> list | None\n\n"
+             "Put the payloads of the chunks that make up raw into payloads; (start, length, busy bytes) of each.\n"
+             "None where one does not come back.");
 
 static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
     Py_buffer raw, base, payloads;
@@ -805,7 +805,17 @@ static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
 /* Decoding */
 
 /* What is wrong with a payload; `decode` answers its number. */
-typedef enum { GOOD, CUT_SHORT, UNKNOWN_HEADER, UNKNOWN_MODE, TOO_MANY_ESCAPES, OTHER_LENGTH, OTHER_KIND, DAMAGED, UNEVEN } Wrong;
+typedef enum {
+    GOOD,
+    CUT_SHORT,
+    UNKNOWN_HEADER,
+    UNKNOWN_MODE,
+    TOO_MANY_ESCAPES,
+    OTHER_LENGTH,
+    OTHER_KIND,
+    DAMAGED,
+    UNEVEN
+} Wrong;
 
 static size_t get32(const uint8_t *from) {
     return (size_t)from[0] | (size_t)from[1] << 8 | (size_t)from[2] << 16 | (size_t)from[3] << 24;
@@ -905,7 +915,8 @@ static PyObject *kernel_decode(PyObject *Py_UNUSED(self), PyObject *arguments) {
         int number = 0;
         const uint8_t *tail = NULL;
         const size_t size = (size_t)target.len, count = size / (size_t)width;
-        Wrong wrong = open_payload(payload.buf, (size_t)payload.len, (size_t)width, size, difference, planes, &number, &tail);
+        Wrong wrong = open_payload(payload.buf, (size_t)payload.len, (size_t)width, size, difference, planes, &number,
+                                   &tail);
         const int halved = !wrong && number < width;
         size_t needed = 0;
         for (int i = 0; !wrong && i < number; i++)
@@ -992,7 +1003,7 @@ static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
 static PyMethodDef METHODS[] = {
     {"library", kernel_library, METH_O, library_doc},    {"context", kernel_context, METH_VARARGS, context_doc},
     {"survey", kernel_survey, METH_VARARGS, survey_doc}, {"encode", kernel_encode, METH_VARARGS, encode_doc},
-    {"decode", kernel_decode, METH_VARARGS, decode_doc},       {"same", kernel_same, METH_VARARGS, same_doc},
+    {"decode", kernel_decode, METH_VARARGS, decode_doc}, {"same", kernel_same, METH_VARARGS, same_doc},
     {"copy", kernel_copy, METH_VARARGS, copy_doc},       {NULL, NULL, 0, NULL},
 };
 

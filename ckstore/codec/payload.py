@@ -98,11 +98,6 @@ def may_halve(width: int) -> bool:
     return width > _KEPT_APART
 
 
-def plane_lengths(count: int, width: int, *, halved: bool) -> list[int]:
-    """The lengths of the planes of so many elements."""
-    return [count * (width // 2)] + [count] * (width // 2) if halved else [count] * width
-
-
 def head(flags: int, width: int, planes: Sequence[tuple[Mode, int]]) -> bytes:
     """What stands before the planes, of which the modes and lengths are given."""
     modes = b"".join([_PLANE.pack(mode, length) for mode, length in planes])
@@ -118,7 +113,7 @@ def open_payload(payload: memoryview, width: int, raw_length: int, *, difference
     if found != width or flags not in _KNOWN or (halved and not may_halve(width)):
         raise Integrity(UNKNOWN_HEADER)
     count = raw_length // width
-    lengths = plane_lengths(count, width, halved=halved)
+    lengths = [count * (width // 2)] + [count] * (width // 2) if halved else [count] * width
     start = _start(len(lengths))
     if payload.nbytes < start:
         raise Integrity(CUT_SHORT)

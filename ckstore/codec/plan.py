@@ -10,10 +10,17 @@ from typing import NamedTuple
 from ckstore.codec.payload import Mode, may_halve
 
 _NOISE = 0.985
-_COVERED = 0.94
+"""Low halves of more entropy stay together."""
+
 _SAME = 1.01
-_FEW = 0.25
-_RARE, _NEARLY_ALL = 0.94, 0.98
+"""Elements that come to less than so many times the length are as good."""
+
+_COVERED = 0.94
+"""A window that holds more is worth packing."""
+
+_FEW, _RARE, _NEARLY_ALL = 0.25, 0.94, 0.98
+"""Shares of one value: below, there are no long runs of it; between, exceptions may be shorter; above, they are."""
+
 _FLAT, _DENSE, _SPREAD = 0.004, 0.15, 0.6
 """Entropies: below, zstd does best by long repeats; between the last two, packing does best; above, none fits."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,13 +16,14 @@ from ckstore.pack.format import Frame
 from ckstore.storage.chain import base_for, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ckstore.codec.encoded import Encoded
     from ckstore.codec.preset import Preset
     from ckstore.digest import Kind
     from ckstore.storage.chain import Base
     from ckstore.storage.location import Location
+    from ckstore.storage.packer import Pieces
     from ckstore.storage.piece import New, Piece
     from ckstore.storage.workers import PerThread
 
@@ -68,9 +68,6 @@ class Bases(Protocol):
 
     def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
         """Fill each target with the bytes of the first of its chain. Raises `Integrity`."""
-
-
-Pieces = Sequence[bytes | memoryview]
 
 
 class Frames(Protocol):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from ckstore.digest import NO_ID, Kind
-from ckstore.pack.format import Frame
+from ckstore.digest import NO_ID
+from ckstore.pack.format import Frame, known_kind
 
 _VALUE = struct.Struct("<16sQIIIIBBB")
 _PLACE = struct.Struct("<16sQ")
-_KINDS = {int(kind): kind for kind in Kind}
 
 
 class Location(NamedTuple):
@@ -30,10 +29,10 @@ def to_row(place: Location) -> bytes:
 
 
 def from_row(id: bytes, value: bytes) -> Location:
-    """What a row says of object `id`."""
+    """What a row says of object `id`. Raises `Format` or struct.error."""
     pack, offset, raw_length, stored_length, version, busy, kind, codec, width = _VALUE.unpack_from(value)
     base = value[_VALUE.size :] or NO_ID
-    frame = Frame(_KINDS[kind], codec, width, id, raw_length, stored_length, base, version, busy)
+    frame = Frame(known_kind(kind), codec, width, id, raw_length, stored_length, base, version, busy)
     return Location(pack, offset, frame)
 
 

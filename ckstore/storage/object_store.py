@@ -132,8 +132,7 @@ class ObjectStore:
         try:
             if sum(_length(place) for place in places) > _AT_ONCE:
                 for chain, target in requests:
-                    for place in reversed(chain):
-                        self._read_decoded(place, target, checked=True)
+                    self._follow(chain, target, checked=True)
                 return
             payloads = self._read_frames(places)
         except OSError as error:
@@ -196,11 +195,15 @@ class ObjectStore:
         self._read_chain(chain, target)
 
     def _read_chain(self, chain: Sequence[Location], target: memoryview, *, checked: bool = False) -> None:
-        for place in reversed(chain):
-            self._read_decoded(place, target, checked=checked)
+        self._follow(chain, target, checked=checked)
         wanted = chain[0].frame
         if object_id(wanted.kind, target) != wanted.id:
             raise Integrity(f"{_where(chain[0])} is damaged: its bytes have another hash", hint="run `ckstore repair`")
+
+    def _follow(self, chain: Sequence[Location], target: memoryview, *, checked: bool) -> None:
+        """Fill `target` with what a chain stands for, not hashed yet, one frame after another."""
+        for place in reversed(chain):
+            self._read_decoded(place, target, checked=checked)
 
     def _read_decoded(self, location: Location, target: memoryview, *, checked: bool = False) -> None:
         """Fill `target` with what a frame stands for, not hashed yet; a delta is added to its base, which is there.

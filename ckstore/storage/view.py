@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ckstore.digest import CHECKSUM_SIZE, ID_SIZE, NO_ID, checksum
+from ckstore.errors import Format
 from ckstore.storage.chain import suits
 from ckstore.storage.environment import TABLES, IndexDamaged
 from ckstore.storage.journal import Cursor
@@ -174,7 +175,7 @@ def located(id: bytes, value: bytes) -> Location:
     """The place that a row of frames or spares says."""
     try:
         return from_row(id, value)
-    except (struct.error, KeyError):
+    except (struct.error, Format):
         raise IndexDamaged(f"the index row frames/{id.hex()[:16]} is of another version") from None
 
 

@@ -85,7 +85,7 @@ def ingest(
             slot.ids[slot.position : slot.position + ID_SIZE] = id
         progress.advance(sum(slot.length for slot in job))
 
-    workers.map(store, jobs(slots, lambda slot: slot.length))
+    workers.map(store, list(jobs(slots, lambda slot: slot.length)))
     return {name: _put_tree(plan.tree(), sink) for name, plan in plans.items()}
 
 

@@ -151,7 +151,7 @@ class ObjectStore:
 
     def fill(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         """Read many chunks, on all threads."""
-        self._workers.map(self._fill_job, jobs(requests, lambda request: request[1].nbytes))
+        self._workers.map(self._fill_job, list(jobs(requests, lambda request: request[1].nbytes)))
 
     def _fill_job(self, requests: Sequence[tuple[bytes, memoryview]]) -> None:
         for id, target in requests:

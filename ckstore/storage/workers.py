@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from operator import length_hint
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 _MOST = 4  # each holds about 12 MiB while a store is open, and more of them mostly wait for the interpreter
-_AHEAD = 2
 _BACKGROUND_NICE = 5
 _JOB_BYTES = 8 << 20
+_END = object()
 
 
 class Workers:
@@ -32,34 +33,25 @@ class Workers:
         self._pid = 0
 
     def map(self, work: Callable[[T], None], items: Iterable[T]) -> None:
-        """Do `work` on every item, a few ahead of the threads at most. The first error is raised once all have stopped.
+        """Do `work` on every item; without `background` whoever calls is one of the threads.
 
-        Must not be called from inside `work`.
+        An item is taken once a thread is free for it. The first error is raised once all have stopped.
         """
-        if self.count == 1 and self._begin is None:  # else whoever calls is not in the background, or not for long
-            for item in items:
-                work(item)
-            return
-        pool = self._threads()
-        pending: set[Future[None]] = set()
+        feed = _Feed(items)
+        wanted = min(self.count, length_hint(items, self.count)) - (self._begin is None)
+        helpers: list[Future[None]] = []
         try:
-            for item in items:
-                try:
-                    pending.add(pool.submit(work, item))
-                except RuntimeError:  # the interpreter is ending and starts nothing more
-                    work(item)
-                if len(pending) >= self.count * _AHEAD:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
+            with suppress(RuntimeError):  # the interpreter is ending and starts nothing more
+                while len(helpers) < wanted:
+                    helpers.append(self._threads().submit(feed.work_off, work))
+            if self._begin is None or not helpers:  # else whoever calls is not in the background, or not for long
+                feed.work_off(work)
+            wait(helpers)
         finally:
-            for future in pending:
-                future.cancel()
-            wait(pending)
+            feed.end()
+            wait(helpers)
+        if feed.error is not None:
+            raise feed.error
 
     def close(self) -> None:
         """End the threads; the next `map` starts new ones."""
@@ -72,6 +64,32 @@ class Workers:
             self._pool = ThreadPoolExecutor(self.count, "ckstore", self._begin)
             self._pid = os.getpid()
         return self._pool
+
+
+class _Feed(Generic[T]):
+    """Items that threads take one after another, until there are no more or something has failed: `error`."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self.error: BaseException | None = None
+        self._items = iter(items)
+        self._lock = threading.Lock()
+
+    def work_off(self, work: Callable[[T], None]) -> None:
+        """Do `work` on items that nobody else has taken, until the end."""
+        try:
+            while (item := self._take()) is not _END:
+                work(cast("T", item))
+        except BaseException as error:
+            self.error = self.error or error
+            self.end()
+
+    def end(self) -> None:
+        """Let nobody take any more."""
+        self._items = iter(())
+
+    def _take(self) -> T | object:
+        with self._lock:
+            return next(self._items, _END)
 
 
 def yield_to_others() -> None:

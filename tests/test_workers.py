@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from ckstore.storage.workers import Workers
@@ -30,6 +31,12 @@ def test_each_item_is_done_once(workers: Workers, number: int, give: Callable[[i
     done: list[int] = []
     workers.map(done.append, give(number))
     assert sorted(done) == list(range(number))
+
+
+def test_items_may_be_arrays(workers: Workers) -> None:
+    done: list[int] = []
+    workers.map(lambda item: done.append(int(item.sum())), (np.full(3, i) for i in range(4)))
+    assert sorted(done) == [0, 3, 6, 9]
 
 
 def test_the_first_error_is_raised_once_all_have_stopped(workers: Workers) -> None:

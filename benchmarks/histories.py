@@ -90,7 +90,7 @@ def _entry(transaction: Transaction, place: int, data: bytes) -> Entry:
         Piece(lambda at=at: view[at : at + _CHUNK], "model", tensor=place)  # type: ignore[misc]
         for at in range(0, len(data), _CHUNK)
     ]
-    ids = b"".join(transaction.put(Kind.CHUNK, pieces))
+    ids = b"".join(transaction.put(Kind.CHUNK, piece) for piece in pieces)
     return Entry(f"layer{place}", Tensor("uint8", (len(data),), None, 0, Whole(len(data), ids), 0))
 
 

@@ -84,22 +84,20 @@ class DurableFile:
     def write(self, *buffers: Buffer) -> None:
         """Append `buffers` one after another. Short writes are continued."""
         self._check()
-        pending = [memoryview(buffer).cast("B") for buffer in buffers]
-        pending = [view for view in pending if view.nbytes]
+        pending = [view for buffer in buffers if (view := memoryview(buffer).cast("B")).nbytes]
         try:
-            with _typed("write", self.path):
-                while pending:
-                    written = os.writev(self._descriptor, pending[:_IOV_MAX])
-                    if written == 0:
-                        raise OSError(errno.ENOSPC, "nothing was written")
-                    self.size_bytes += written
-                    while pending and written >= pending[0].nbytes:
-                        written -= pending.pop(0).nbytes
-                    if written:
-                        pending[0] = pending[0][written:]
-        except CkstoreError:
+            while pending:
+                written = os.writev(self._descriptor, pending[:_IOV_MAX])
+                if written == 0:
+                    raise OSError(errno.ENOSPC, "nothing was written")
+                self.size_bytes += written
+                while pending and written >= pending[0].nbytes:
+                    written -= pending.pop(0).nbytes
+                if written:
+                    pending[0] = pending[0][written:]
+        except OSError as error:
             self._abandoned = True
-            raise
+            raise failure("write", self.path, error) from error
         if self.size_bytes - self._pushed >= _WRITE_BACK_BYTES:
             _write_back()(self._descriptor, self._pushed, self.size_bytes - self._pushed)
             self._pushed = self.size_bytes

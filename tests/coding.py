@@ -18,7 +18,7 @@ def encode(
 ) -> tuple[Encoded, bytes]:
     """The encoding of one chunk, and its payload in one piece."""
     old = None if base is None else memoryview(base)
-    (encoded,) = coder.encode(memoryview(raw), [len(raw)], dtype, preset, old)
+    encoded = coder.encode(memoryview(raw), dtype, preset, old)
     payload = b"".join(encoded.pieces)
     assert len(payload) == encoded.length
     assert 0 <= encoded.busy <= len(raw)

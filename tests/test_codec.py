@@ -109,23 +109,6 @@ def test_planes_of_few_values(values: list[int], weights: list[int], length: int
             coded(plane, dtype, bytes(length), preset)
 
 
-def test_chunks_encoded_together_are_those_encoded_alone() -> None:
-    rng = np.random.default_rng(0)
-    weights = rng.normal(size=10_000).astype(np.float32)
-    base = (weights + rng.normal(size=10_000).astype(np.float32) * 1e-4).astype(np.float32).tobytes()
-    raw = weights.tobytes()
-    lengths = [16_000, 8_000, 12_000, 3_999]
-    raw, base = raw[: sum(lengths)], base[: sum(lengths)]
-    starts = [0, 16_000, 24_000, 36_000]
-    for old in (None, base):
-        encoded = CODER.encode(memoryview(raw), lengths, "float32", BALANCED, None if old is None else memoryview(old))
-        payloads = [(one, b"".join(one.pieces)) for one in encoded]
-        for (one, payload), start, length in zip(payloads, starts, lengths, strict=True):
-            part = slice(start, start + length)
-            assert coding.decode(CODER, one.codec, one.width, payload, base[part], length) == raw[part]
-            assert one.codec is (Codec.PLANES if old is None else Codec.DELTA)
-
-
 def test_low_halves_that_are_noise_stay_together() -> None:
     weights = np.random.default_rng(0).normal(size=50_000).astype(np.float32)
     _, noisy = coding.encode(CODER, weights.tobytes(), "float32")

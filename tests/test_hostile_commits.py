@@ -63,7 +63,7 @@ class Forger:
     def chunk(self, data: bytes) -> bytes:
         """The id of a chunk that is there."""
         with Transaction(self._repo._repository.store) as transaction:
-            (id,) = transaction.put(Kind.CHUNK, [Piece(lambda: memoryview(data), "x")])
+            id = transaction.put(Kind.CHUNK, Piece(lambda: memoryview(data), "x"))
             transaction.publish("forge", 0, [])
         return id
 

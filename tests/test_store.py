@@ -152,8 +152,8 @@ def test_conflict_keeps_the_objects_for_a_retry(repo: ckstore.Repo, monkeypatch:
 
     finish = Packer.finish
 
-    def finish_then_lose(packer: Any) -> Any:
-        sealed = finish(packer)
+    def finish_then_lose(packer: Any, workers: Any) -> Any:
+        sealed = finish(packer, workers)
         if intruding:
             intruding.pop()()
         return sealed

@@ -122,10 +122,9 @@ def store(
     earlier = _earlier(repository, commits, plan.parents, drafts) if preset.deltas else {}
     check_room(repository, [draft for name, draft in drafts.items() if name not in earlier])
     recorded_ns = options.time_ns if options.recorded_ns is None else options.recorded_ns
-    with Transaction(repository.store, preset, remembered) as transaction:
-        threads = repository.store.workers if workers is None else workers
-        trees = ingest(drafts, transaction, threads, progress, earlier)
-        curve = None if series is None else ingest({META: series}, transaction, threads, SILENT)[META]
+    with Transaction(repository.store, preset, remembered, workers) as transaction:
+        trees = ingest(drafts, transaction, transaction.workers, progress, earlier)
+        curve = None if series is None else ingest({META: series}, transaction, transaction.workers, SILENT)[META]
         check()
         if not options.allow_empty:
             _check_changed(repository, commits, plan, trees)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckstore.codec.chunker import parts
 from ckstore.codec.element import WIDTHS, element
 from ckstore.codec.encoded import Codec, Encoded
 from ckstore.codec.plan import estimate
@@ -14,7 +13,7 @@ from ckstore.codec.zstd import Zstd
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ckstore.codec.passes import Passes
     from ckstore.codec.preset import Preset
@@ -41,49 +40,36 @@ class Coder:
         self._checker: Coder | None = None
 
     def encode(
-        self,
-        raw: memoryview,
-        lengths: Sequence[int],
-        dtype: str = "uint8",
-        preset: Preset = BALANCED,
-        base: memoryview | None = None,
-    ) -> list[Encoded]:
-        """The chunks that make up `raw`: as byte planes where `dtype` says numbers, else zstd; or raw.
+        self, raw: memoryview, dtype: str = "uint8", preset: Preset = BALANCED, base: memoryview | None = None
+    ) -> Encoded:
+        """A chunk: as byte planes where `dtype` says numbers, else zstd; or raw. With `base`, as long as it, as the
+        difference to that.
 
-        `lengths` are theirs in bytes; all but the last divide by four elements. With `base`, older versions as long as
-        they, as the differences to those. What is compressed has been decoded again and compared, a share of the
-        chunks whole.
+        What is compressed has been decoded again and compared, a share of the chunks whole.
         """
-        chunks = parts(raw, lengths)
         kind = element(dtype)
         if kind is None:
-            return [self._encode_bytes(chunk) for chunk in chunks]
+            return self._encode_bytes(raw)
         width, floats = kind
         if not preset.plane_worth:
-            return [_raw(chunk, width) for chunk in chunks]
+            return _raw(raw, width)
         rotate = floats and base is None
-        payloads = self._planes_of(width).encode(raw, lengths, base, rotate=rotate, worth=preset.plane_worth)
-        olds = [None] * len(chunks) if base is None else parts(base, lengths)
-        codec = Codec.PLANES if base is None else Codec.DELTA
-        encoded = []
-        for chunk, old, payload in zip(chunks, olds, payloads, strict=True):
-            if payload.length > WORTH * chunk.nbytes:
-                encoded.append(_raw(chunk, width))
-                continue
-            encoded.append(Encoded(codec, width, *payload))
-            self._encoded += 1
-            if self._encoded % _CHECK_WHOLE == 0:
-                self._check(encoded[-1], chunk, old)
+        payload = self._planes_of(width).encode(raw, base, rotate=rotate, worth=preset.plane_worth)
+        if payload.length > WORTH * raw.nbytes:
+            return _raw(raw, width)
+        encoded = Encoded(Codec.PLANES if base is None else Codec.DELTA, width, *payload)
+        self._encoded += 1
+        if self._encoded % _CHECK_WHOLE == 0:
+            self._check(encoded, raw, base)
         return encoded
 
-    def copy(self, raws: Sequence[memoryview], target: memoryview, dtype: str) -> None:
-        """Copy chunks as they are now, one after another; of numbers without holding up other threads."""
+    def copy(self, raw: memoryview, target: memoryview, dtype: str) -> None:
+        """Copy a chunk as it is now; of numbers without holding up other threads."""
         kind = element(dtype)
         if kind is not None:
-            self._planes_of(kind[0]).copy(raws, target)
-            return
-        for raw, part in zip(raws, parts(target, [raw.nbytes for raw in raws]), strict=True):
-            part[:] = raw
+            self._planes_of(kind[0]).copy(raw, target)
+        else:
+            target[:] = raw
 
     def same(self, one: memoryview, other: memoryview) -> bool:
         """Whether two chunks of numbers have the same bytes."""

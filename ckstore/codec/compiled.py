@@ -15,7 +15,6 @@ from ckstore.codec.zstd import ENTROPY
 from ckstore.errors import Integrity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import ModuleType
 
     from ckstore.codec.passes import Passes
@@ -82,7 +81,7 @@ KERNEL: ModuleType | None = _kernel()
 
 
 class CompiledPasses:
-    """`Passes` by `kernel`: one call for several chunks, and other threads run meanwhile."""
+    """`Passes` by `kernel`: one call does all of it, and other threads run meanwhile."""
 
     def __init__(self, width: int, kernel: ModuleType) -> None:
         self.width = width
@@ -91,11 +90,11 @@ class CompiledPasses:
             self._context = kernel.context(_PARAMETERS, _LITERALS)
         except ValueError:
             self._context = kernel.context(_PARAMETERS, _PARAMETERS)
-        self._payloads = Room()
+        self._payload = Room()
 
-    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
+    def copy(self, source: memoryview, target: memoryview) -> None:
         """See `Passes`."""
-        self._kernel.copy(list(sources), target)
+        self._kernel.copy(source, target)
 
     def same(self, one: memoryview, other: memoryview) -> bool:
         """See `Passes`."""
@@ -106,16 +105,15 @@ class CompiledPasses:
         """See `Passes`."""
         return [Look(*look) for look in self._kernel.survey(raw, base, self.width, step, rotate)]
 
-    def encode(self, raw: memoryview, base: memoryview | None, lengths: Sequence[int], plan: Plan) -> list[Payload]:
+    def encode(self, raw: memoryview, base: memoryview | None, plan: Plan) -> Payload:
         """See `Passes`."""
         rotate, halved, worth, ways = plan
-        room = self._payloads.take(raw.nbytes + raw.nbytes // 128 + 2048 * (len(lengths) + 1))
-        found = self._kernel.encode(
-            self._context, raw, base, list(lengths), self.width, rotate, halved, ways, worth, room
-        )
+        room = self._payload.take(raw.nbytes + raw.nbytes // 128 + 1024)
+        found = self._kernel.encode(self._context, raw, base, self.width, rotate, halved, ways, worth, room)
         if found is None:
             raise Integrity(layout.BROKEN)
-        return [Payload((room[start : start + length],), length, busy) for start, length, busy in found]
+        length, busy = found
+        return Payload((room[:length],), length, busy)
 
     def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
         """See `Passes`."""

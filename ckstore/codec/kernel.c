@@ -1,8 +1,8 @@
 /*
  * The passes over chunks, compiled: numbers into payloads of byte planes and back, and what a sample of them says.
  *
- * What each does is said by its numpy twin (numpy_passes.py); tests hold the two together. A call works on several
- * chunks and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is checked
+ * What each does is said by its numpy twin (numpy_passes.py); tests hold the two together. A call does all of a chunk
+ * and lets other threads run meanwhile. Payloads come from disk and may be forged: every length is checked
  * before it is used, frames are decoded into room for what they must hold and no more, and escapes are counted as they
  * are used.
  *
@@ -485,6 +485,16 @@ static double log_two(double x) {
     return exponent + 2 * s * sum * 1.4426950408889634;
 }
 
+/* n log2 n; of what samples mostly count, from a table. */
+static double times_log(uint32_t n) {
+    enum { KNOWN = 4096 };
+    static double known[KNOWN]; /* filled once, under the interpreter's lock */
+    if (n >= KNOWN) return n * log_two(n);
+    if (known[2] == 0)
+        for (uint32_t i = KNOWN; i-- > 2;) known[i] = i * log_two(i);
+    return known[n];
+}
+
 /* Order-0 entropy of so many values as a share of eight bits. What a sample of n says of k values is too low by
  * (k - 1) / 2n nats (Miller and Madow). */
 static double entropy(const uint32_t *counts, size_t number) {
@@ -492,7 +502,7 @@ static double entropy(const uint32_t *counts, size_t number) {
     size_t seen = 0;
     for (int i = 0; i < VALUES; i++)
         if (counts[i]) {
-            sum += counts[i] * log_two(counts[i]);
+            sum += times_log(counts[i]);
             seen++;
         }
     if (!number) return 0;
@@ -736,68 +746,43 @@ static int read_manner(PyObject *plans, Py_ssize_t width, int rotate, int halved
     return 1;
 }
 
-PyDoc_STRVAR(encode_doc,
-             "encode(context, raw, base, lengths, width, rotate, halved, plans, worth, payloads) -> list | None\n\n"
-             "Put the payloads of the chunks that make up raw into payloads; (start, length, busy bytes) of each.\n"
-             "None where one does not come back.");
+PyDoc_STRVAR(encode_doc, "encode(context, raw, base, width, rotate, halved, plans, worth, payload) -> tuple | None\n\n"
+                         "Put the payload of a chunk into payload; its length, and how many bytes are busy.\n"
+                         "None where it does not come back.");
 
 static PyObject *kernel_encode(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    Py_buffer raw, base, payloads;
-    PyObject *capsule, *old, *lengths, *plans, *result = NULL;
+    Py_buffer raw, base, payload;
+    PyObject *capsule, *old, *plans, *result = NULL;
     Py_ssize_t width;
     int rotate, halved;
     double worth;
-    if (!PyArg_ParseTuple(arguments, "Oy*OO!nppO!dw*", &capsule, &raw, &old, &PyList_Type, &lengths, &width, &rotate,
-                          &halved, &PyList_Type, &plans, &worth, &payloads))
+    if (!PyArg_ParseTuple(arguments, "Oy*OnppO!dw*", &capsule, &raw, &old, &width, &rotate, &halved, &PyList_Type,
+                          &plans, &worth, &payload))
         return NULL;
-    const Py_ssize_t number = PyList_Size(lengths);
-    size_t(*parts)[3] = calloc((size_t)number + 1, sizeof *parts); /* start, length, busy */
     Context *context = PyCapsule_GetPointer(capsule, CONTEXT);
     Manner manner;
-    int good = context != NULL && (parts != NULL ? 1 : (PyErr_NoMemory(), 0)) && opened(old, &base);
-    const int has_base = good;
-    good = good && read_manner(plans, width, rotate, halved, old != Py_None, worth, &manner) &&
-           checked(old == Py_None || base.len == raw.len, "a base of another length");
-    size_t total = 0, needed = 0, longest = 0;
-    for (Py_ssize_t i = 0; good && i < number; i++) {
-        const Py_ssize_t length = PyLong_AsSsize_t(PyList_GetItem(lengths, i));
-        good = !(length == -1 && PyErr_Occurred()) &&
-               checked(length >= 0 && length <= raw.len - (Py_ssize_t)total && total % (size_t)width == 0 &&
-                           (uint64_t)length < UINT32_MAX,
-                       "chunks of no length");
-        parts[i][0] = needed;
-        parts[i][1] = good ? (size_t)length : 0;
-        total += parts[i][1];
-        needed += (bound(parts[i][1]) + 63) / 64 * 64;
-        longest = parts[i][1] > longest ? parts[i][1] : longest;
-    }
-    good = good && checked(total == (size_t)raw.len, "chunks that do not make up their whole") &&
-           checked(needed <= (size_t)payloads.len, "too little room for payloads");
-    uint8_t *room = good ? roomy(context, longest + 4 * (longest / (size_t)width) + 64) : NULL;
-    if (good && room == NULL) good = (PyErr_NoMemory(), 0);
-    if (good) {
-        Py_ssize_t came = 0;
-        Py_BEGIN_ALLOW_THREADS
-        size_t at = 0;
-        for (Py_ssize_t i = 0; i < number && came >= 0; i++) {
-            const size_t length = parts[i][1];
-            const uint8_t *older = base.buf != NULL ? (const uint8_t *)base.buf + at : NULL;
-            came = encode_chunk(context, &manner, (const uint8_t *)raw.buf + at, older, length,
-                                (uint8_t *)payloads.buf + parts[i][0], &parts[i][2], room, room + longest);
-            parts[i][1] = (size_t)came;
-            at += length;
+    if (context != NULL && opened(old, &base)) {
+        const size_t length = (size_t)raw.len;
+        if (read_manner(plans, width, rotate, halved, old != Py_None, worth, &manner) &&
+            checked(old == Py_None || base.len == raw.len, "a base of another length") &&
+            checked(length < UINT32_MAX, "too long a chunk") &&
+            checked(bound(length) <= (size_t)payload.len, "too little room for a payload")) {
+            uint8_t *room = roomy(context, length + 4 * (length / (size_t)width) + 64);
+            if (room != NULL) {
+                Py_ssize_t came;
+                size_t busy;
+                Py_BEGIN_ALLOW_THREADS
+                came = encode_chunk(context, &manner, raw.buf, base.buf, length, payload.buf, &busy, room,
+                                    room + length);
+                Py_END_ALLOW_THREADS
+                result = came < 0 ? Py_NewRef(Py_None) : Py_BuildValue("(nn)", came, (Py_ssize_t)busy);
+            } else {
+                PyErr_NoMemory();
+            }
         }
-        Py_END_ALLOW_THREADS
-        result = came < 0 ? Py_NewRef(Py_None) : PyList_New(number);
-        for (Py_ssize_t i = 0; came >= 0 && result != NULL && i < number; i++) {
-            PyObject *one = Py_BuildValue("(nnn)", (Py_ssize_t)parts[i][0], (Py_ssize_t)parts[i][1],
-                                          (Py_ssize_t)parts[i][2]);
-            if (one == NULL || PyList_SetItem(result, i, one) != 0) Py_CLEAR(result);
-        }
+        if (base.obj != NULL) PyBuffer_Release(&base);
     }
-    free(parts);
-    if (has_base && base.obj != NULL) PyBuffer_Release(&base);
-    PyBuffer_Release(&payloads);
+    PyBuffer_Release(&payload);
     PyBuffer_Release(&raw);
     return result;
 }
@@ -966,37 +951,19 @@ static PyObject *kernel_same(PyObject *Py_UNUSED(self), PyObject *arguments) {
     return PyBool_FromLong(equal);
 }
 
-PyDoc_STRVAR(copy_doc, "copy(sources, target)\n\nCopy buffers into one, one after another; they fill it.");
+PyDoc_STRVAR(copy_doc, "copy(source, target)\n\nCopy one buffer into another, as long as it.");
 
 static PyObject *kernel_copy(PyObject *Py_UNUSED(self), PyObject *arguments) {
-    Py_buffer target;
-    PyObject *sources;
-    if (!PyArg_ParseTuple(arguments, "O!w*", &PyList_Type, &sources, &target)) return NULL;
-    const Py_ssize_t number = PyList_Size(sources);
-    Py_buffer *from = calloc((size_t)number + 1, sizeof(Py_buffer));
-    Py_ssize_t held = 0;
-    size_t left = (size_t)target.len;
-    int good = from != NULL ? 1 : (PyErr_NoMemory(), 0);
-    while (good && held < number) {
-        good = PyObject_GetBuffer(PyList_GetItem(sources, held), &from[held], PyBUF_SIMPLE) == 0;
-        if (!good) break;
-        const size_t length = (size_t)from[held++].len;
-        good = checked(length <= left, "more to copy than there is room for");
-        left -= good ? length : 0;
-    }
-    good = good && checked(left == 0, "less to copy than there is room for");
+    Py_buffer source, target;
+    if (!PyArg_ParseTuple(arguments, "y*w*", &source, &target)) return NULL;
+    const int good = checked(source.len == target.len, "a target of another length");
     if (good) {
-        uint8_t *to = target.buf;
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; i < held; i++) {
-            if (from[i].len) memmove(to, from[i].buf, (size_t)from[i].len);
-            to += from[i].len;
-        }
+        if (source.len) memmove(target.buf, source.buf, (size_t)source.len);
         Py_END_ALLOW_THREADS
     }
-    while (held) PyBuffer_Release(&from[--held]);
-    free(from);
     PyBuffer_Release(&target);
+    PyBuffer_Release(&source);
     return good ? Py_NewRef(Py_None) : NULL;
 }
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ckstore.codec import payload as layout
 from ckstore.codec.arrays import copy, same
-from ckstore.codec.chunker import parts
 from ckstore.codec.packing import Packing
 from ckstore.codec.payload import COUNTED, FAR, Coded, Mode, Payload
 from ckstore.codec.plan import Look
@@ -47,10 +45,9 @@ class NumpyPasses:
         self._transposer = Transposer(width)
         self._zstd = Zstd(ENTROPY)
 
-    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
+    def copy(self, source: memoryview, target: memoryview) -> None:
         """See `Passes`."""
-        for source, part in zip(sources, parts(target, [source.nbytes for source in sources]), strict=True):
-            copy(source, part)
+        copy(source, target)
 
     def same(self, one: memoryview, other: memoryview) -> bool:
         """See `Passes`."""
@@ -64,26 +61,15 @@ class NumpyPasses:
         columns = turned.view(np.uint8).reshape(-1, self.width)
         return [_look(np.bincount(columns[:, place], minlength=256)) for place in range(self.width)]
 
-    def encode(self, raw: memoryview, base: memoryview | None, lengths: Sequence[int], plan: Plan) -> list[Payload]:
+    def encode(self, raw: memoryview, base: memoryview | None, plan: Plan) -> Payload:
         """See `Passes`."""
         numbers = self._transposer.numbers(raw)
         olds = None if base is None else self._transposer.numbers(base)
         planes = self._transposer.room(len(numbers), halved=plan.halved)
         self._transposer.split(numbers, olds, planes, rotate=plan.rotate, halved=plan.halved)
-        ends = [end // self.width for end in accumulate(lengths)]
-        columns: list[list[_Stored]] = []
-        for number, (plane, way) in enumerate(zip(planes, plan.ways, strict=True)):
-            size = self.width // 2 if plan.halved and not number else 1
-            bounds = [0, *(end * size for end in ends)]
-            pieces = [plane[start:end] for start, end in pairwise(bounds)]
-            columns.append([self._encode(piece, way, plan.worth) for piece in pieces])
+        stored = [self._encode(plane, way, plan.worth) for plane, way in zip(planes, plan.ways, strict=True)]
         flags = (layout.DIFFERENCE if base is not None else layout.ROTATED * plan.rotate) | layout.HALVED * plan.halved
-        tail = raw[raw.nbytes // self.width * self.width :]
-        last = len(lengths) - 1
-        return [
-            self._payload(flags, stored, length, tail if number == last else raw[:0])
-            for number, (length, *stored) in enumerate(zip(lengths, *columns, strict=True))
-        ]
+        return self._payload(flags, stored, raw.nbytes, raw[len(numbers) * self.width :])
 
     def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:
         """See `Passes`."""

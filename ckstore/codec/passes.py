@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ckstore.codec.payload import Payload
     from ckstore.codec.plan import Look, Plan
 
@@ -20,8 +18,8 @@ class Passes(Protocol):
 
     width: int
 
-    def copy(self, sources: Sequence[memoryview], target: memoryview) -> None:
-        """Copy what fills `target`, one after another."""
+    def copy(self, source: memoryview, target: memoryview) -> None:
+        """Copy as many bytes as `target` has."""
 
     def same(self, one: memoryview, other: memoryview) -> bool:
         """Whether the bytes of two are the same."""
@@ -29,11 +27,11 @@ class Passes(Protocol):
     def survey(self, raw: memoryview, base: memoryview | None, step: int, *, rotate: bool) -> list[Look]:
         """A look at each byte of every `step`-th element, or of its difference to `base`."""
 
-    def encode(self, raw: memoryview, base: memoryview | None, lengths: Sequence[int], plan: Plan) -> list[Payload]:
-        """The payloads of the chunks that make up `raw`, or of their differences to those in `base`.
+    def encode(self, raw: memoryview, base: memoryview | None, plan: Plan) -> Payload:
+        """The payload of a chunk, or of its difference to `base`.
 
-        `lengths` are theirs in bytes; all but the last divide by four elements. Every compressed plane has been decoded
-        again and compared. The pieces last until the next call. Raises `Integrity` where one does not come back.
+        Every compressed plane has been decoded again and compared. The pieces last until the next call. Raises
+        `Integrity` where one does not come back.
         """
 
     def decode(self, payload: memoryview, target: memoryview, *, difference: bool) -> None:

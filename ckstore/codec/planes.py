@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from ckstore.codec.plan import RAW, Plan, candidates, compressible, easier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ckstore.codec.passes import Passes
     from ckstore.codec.payload import Payload
     from ckstore.codec.plan import Look, Way
@@ -34,13 +32,11 @@ class Planes:
         step = max(1, raw.nbytes // self._width // sample) | 1  # odd: rows of a table have even lengths
         return self._passes.survey(raw, base, step, rotate=rotate)
 
-    def encode(
-        self, raw: memoryview, lengths: Sequence[int], base: memoryview | None = None, *, rotate: bool, worth: float
-    ) -> list[Payload]:
-        """The payloads of the chunks that make up `raw`, by themselves or as the differences to those in `base`.
+    def encode(self, raw: memoryview, base: memoryview | None = None, *, rotate: bool, worth: float) -> Payload:
+        """The payload of a chunk, by itself or as the difference to `base`.
 
-        One look at all of them decides how each plane is stored, and whether elements that may be rotated are; for the
-        rest see `Passes.encode`.
+        A look at a sample decides how each plane is stored, and whether elements that may be rotated are; for the rest
+        see `Passes.encode`.
         """
         looks = self.survey(raw, base, rotate=rotate)
         if rotate and compressible(looks, worth) > 1:
@@ -53,7 +49,7 @@ class Planes:
         for number, several in enumerate(found):
             if len(several) > 1:
                 ways[number] = self._shortest(several, number, raw, base, plan)
-        return self._passes.encode(raw, base, lengths, plan)
+        return self._passes.encode(raw, base, plan)
 
     def decode(self, payload: memoryview, target: memoryview) -> None:
         """Fill `target` exactly. Raises `Integrity`; every length is checked before it is used."""
@@ -72,7 +68,6 @@ class Planes:
         def came_to(way: Way) -> int:
             tried = [RAW] * len(plan.ways)
             tried[number] = way
-            (payload,) = self._passes.encode(piece, older, [length], plan._replace(worth=1.0, ways=tried))
-            return payload.length
+            return self._passes.encode(piece, older, plan._replace(worth=1.0, ways=tried)).length
 
         return min(ways, key=came_to)

@@ -148,7 +148,7 @@ class _Done:
             commits = rewriter.write(group, rewriting.packer, progress)
             record = Record(self._options.now_ns, REASON)
             seq = self._collector.replace(record, self._entries(group.packs), rewriting, commits)
-            self.written_bytes += sum(pack.size_bytes for pack in rewriting.packer.finish())
+            self.written_bytes += sum(pack.size_bytes for pack in rewriting.packer.sealed)
         self._note(seq, group.packs)
         if not self._options.grace_ns:
             self.remove()  # a pack of spare space is enough

@@ -67,7 +67,7 @@ class Arrival:
             chain = self._objects.chain(frame.base)
             if not chain or not suits(chain[0].frame, frame) or len(chain) > DEEPEST:
                 return False
-            self._objects.read_bases([(chain, target)])
+            self._objects.read_base(chain, target)
         except Integrity:
             return False
         return True

@@ -19,10 +19,10 @@ from ckstore.pack.format import FRAME_HEADER_SIZE, HEADER_SIZE, ROW_SIZE, TRAILE
 from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.location import Location
 from ckstore.storage.packer import META
-from ckstore.storage.piece import New, Piece, batches
+from ckstore.storage.piece import New, Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from ckstore.codec.preset import Preset
     from ckstore.pack.format import Frame
@@ -114,17 +114,13 @@ class Estimator:
         self._encoder.begin()
         return self._tally
 
-    def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
-        """Count chunks; their ids."""
-        ids: list[bytes] = []
-        for batch in batches(pieces):
-            raws = [piece.load() for piece in batch]
-            found = [object_id(kind, raw) for raw in raws]
-            ids += found
-            new = self._claim(kind, found, batch, [raw.nbytes for raw in raws])
-            if new:
-                self._encode([one for one, _ in new], [raws[place] for _, place in new])
-        return ids
+    def put(self, kind: Kind, piece: Piece) -> bytes:
+        """Count a chunk; its id."""
+        raw = piece.load()
+        id = object_id(kind, raw)
+        if self._claim(id, piece, raw.nbytes):
+            self._encode(New(kind, id, piece), raw)
+        return id
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
         """Count a tree, page or commit; its id. It can be `read` until the next save begins."""
@@ -132,7 +128,7 @@ class Estimator:
         self._meta[id] = data
         if id not in self._chunks:
             self._chunks[id] = None
-            self._encode([New(kind, id, Piece(lambda: memoryview(data), META), len(data))], [memoryview(data)])
+            self._encode(New(kind, id, Piece(lambda: memoryview(data), META)), memoryview(data))
         return id
 
     def read(self, kind: Kind, id: bytes) -> bytes:
@@ -156,38 +152,33 @@ class Estimator:
         chunk = self._chunks.get(id)
         return None if chunk is None else chunk.place
 
-    def chains(self, ids: Iterable[bytes]) -> list[Sequence[Location]]:
-        """Sampled chunks, each with those it would need."""
-        return [self._needed(id) for id in ids]
-
-    def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
-        """The bytes of sampled chunks, from where they were first seen."""
-        for chain, target in requests:
-            chunk = self._chunks[chain[0].frame.id]
-            assert chunk is not None
-            target[:] = chunk.load()
-
-    def add_all(self, stream: str, frames: Iterable[tuple[Frame, Sequence[bytes | memoryview]]]) -> None:
-        """Count encoded frames."""
-        with self._lock:
-            for frame, _ in frames:
-                stored = frame.stored_length + _PER_OBJECT
-                self._tally.exact_bytes += stored
-                chunk = self._chunks[frame.id]
-                if chunk is None:
-                    continue
-                chain = self._chains[chunk.chain]
-                chain.raw_bytes += frame.raw_length
-                chain.stored_bytes += stored
-                chunk.place = Location(b"", 0, frame)
-
-    def _needed(self, id: bytes) -> Sequence[Location]:
+    def chain(self, id: bytes) -> Sequence[Location]:
+        """A sampled chunk, with those it would need."""
         chain: list[Location] = []
         place = self.locate(id)
         while place is not None:
             chain.append(place)
             place = self.locate(place.frame.base)
         return chain
+
+    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
+        """The bytes of a sampled chunk, from where they were first seen."""
+        chunk = self._chunks[chain[0].frame.id]
+        assert chunk is not None
+        target[:] = chunk.load()
+
+    def add(self, stream: str, frame: Frame, payload: Sequence[bytes | memoryview]) -> None:
+        """Count an encoded frame."""
+        with self._lock:
+            stored = frame.stored_length + _PER_OBJECT
+            self._tally.exact_bytes += stored
+            chunk = self._chunks[frame.id]
+            if chunk is None:
+                return
+            chain = self._chains[chunk.chain]
+            chain.raw_bytes += frame.raw_length
+            chain.stored_bytes += stored
+            chunk.place = Location(b"", 0, frame)
 
     def estimate(self, tally: Tally) -> float:
         """Stored bytes of one save, by what has been sampled of all."""
@@ -206,26 +197,21 @@ class Estimator:
         variance = sum((raw * ratios[stratum].error) ** 2 for stratum, raw in unsampled.items())
         return Estimate(stored + guessed, 2 * math.sqrt(variance))
 
-    def _claim(
-        self, kind: Kind, ids: Sequence[bytes], pieces: Sequence[Piece], lengths: Sequence[int]
-    ) -> list[tuple[New, int]]:
-        """Count what nobody has seen yet; what of it is to be encoded, with its place."""
-        chosen = []
+    def _claim(self, id: bytes, piece: Piece, length: int) -> bool:
+        """Count a chunk; whether nobody has seen it yet and it is to be encoded."""
         with self._lock:
-            for place, (id, piece, length) in enumerate(zip(ids, pieces, lengths, strict=True)):
-                self._tally.raw_bytes += length
-                if id in self._chunks:
-                    continue
-                self._tally.new_bytes += length
-                stratum = (piece.stream, piece.dtype)
-                chain = self._chain(piece, stratum)
-                if chain is None:
-                    self._chunks[id] = None
-                    self._tally.unsampled[stratum] += length
-                else:
-                    self._chunks[id] = _Chunk(piece.load, chain)
-                    chosen.append((New(kind, id, piece, length), place))
-        return chosen
+            self._tally.raw_bytes += length
+            if id in self._chunks:
+                return False
+            self._tally.new_bytes += length
+            stratum = (piece.stream, piece.dtype)
+            chain = self._chain(piece, stratum)
+            if chain is None:
+                self._chunks[id] = None
+                self._tally.unsampled[stratum] += length
+                return False
+            self._chunks[id] = _Chunk(piece.load, chain)
+            return True
 
     def _chain(self, piece: Piece, stratum: Stratum) -> int | None:
         """The chain a new chunk belongs to, or None where that is not sampled."""
@@ -239,13 +225,12 @@ class Estimator:
         self._chains.append(_Chain(stratum, chosen=chosen))
         return len(self._chains) - 1
 
-    def _encode(self, new: Sequence[New], raws: Sequence[memoryview]) -> None:
+    def _encode(self, new: New, raw: memoryview) -> None:
         began = time.perf_counter()
-        whole = self._scratch.get(Buffers).copy(raws, new[0].piece.dtype)
-        self._encoder.encode(new, whole)
+        self._encoder.encode(new, self._scratch.get(Buffers).copy(raw, new.piece.dtype))
         with self._lock:
             self.encode_s += time.perf_counter() - began
-            self.encoded_bytes += whole.nbytes
+            self.encoded_bytes += raw.nbytes
 
     def _ratios(self) -> dict[Stratum, _Ratio]:
         by_stratum: dict[Stratum, list[_Chain]] = defaultdict(list)

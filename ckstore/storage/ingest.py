@@ -33,7 +33,7 @@ from ckstore.storage.versions import Versions
 from ckstore.storage.workers import jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from ckstore.progress import Progress
     from ckstore.storage.workers import Workers
@@ -58,8 +58,8 @@ class _Member(NamedTuple):
 class Sink(Protocol):
     """Where objects go: a `Transaction`, or what only counts them."""
 
-    def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
-        """Take in chunks; their ids."""
+    def put(self, kind: Kind, piece: Piece) -> bytes:
+        """Take in a chunk; its id."""
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
         """Take in a tree or page; its id."""
@@ -81,8 +81,8 @@ def ingest(
     progress.start("storing", sum(slot.length for slot in slots))
 
     def store(job: list[_Slot]) -> None:
-        for slot, id in zip(job, sink.put(Kind.CHUNK, [slot.piece for slot in job]), strict=True):
-            slot.ids[slot.position : slot.position + ID_SIZE] = id
+        for slot in job:
+            slot.ids[slot.position : slot.position + ID_SIZE] = sink.put(Kind.CHUNK, slot.piece)
         progress.advance(sum(slot.length for slot in job))
 
     workers.map(store, list(jobs(slots, lambda slot: slot.length)))

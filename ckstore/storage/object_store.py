@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ckstore.codec.choice import Coder
@@ -18,14 +17,13 @@ from ckstore.storage.view import View
 from ckstore.storage.workers import PerThread, jobs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckstore.storage.location import Location
     from ckstore.storage.pack_file import PackFile
     from ckstore.storage.workers import Workers
 
 T = TypeVar("T")
-_AT_ONCE = 8 << 20
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
 
 
@@ -115,32 +113,17 @@ class ObjectStore:
         """
         return self._ask(lambda view: _chain(view, view.locate(id)))
 
-    def chains(self, ids: Sequence[bytes]) -> list[Sequence[Location]]:
-        """As `chain`, of several objects at one moment."""
-        return self._ask(lambda view: [_chain(view, view.locate(id)) for id in ids])
+    def read_base(self, chain: Sequence[Location], target: memoryview) -> None:
+        """Fill `target` with the chunk that a chain leads to, for a delta to be kept against. Raises `Integrity`.
 
-    def read_bases(self, requests: Sequence[tuple[Sequence[Location], memoryview]]) -> None:
-        """Fill each target with the chunk that its chain leads to, for a delta to be kept against.
-
-        Frames that lie next to each other are read at once, unless they are many. The payloads are checked, which costs
-        a tenth of hashing what they stand for. Raises `Integrity`.
+        The payloads are checked, which costs a tenth of hashing what they stand for.
         """
-        for chain, target in requests:
-            if chain[0].frame.raw_length != target.nbytes:
-                raise Integrity(f"{_where(chain[0])} is not a chunk of {target.nbytes} bytes")
-        places = [place for chain, _ in requests for place in reversed(chain)]
+        if chain[0].frame.raw_length != target.nbytes:
+            raise Integrity(f"{_where(chain[0])} is not a chunk of {target.nbytes} bytes")
         try:
-            if sum(_length(place) for place in places) > _AT_ONCE:
-                for chain, target in requests:
-                    self._follow(chain, target, checked=True)
-                return
-            payloads = self._read_frames(places)
+            self._follow(chain, target, checked=True)
         except OSError as error:
-            raise Integrity(f"cannot read pack {places[0].pack.hex()}: {error.strerror}") from error
-        read = zip(places, payloads, strict=True)
-        for chain, target in requests:
-            for place, payload in islice(read, len(chain)):
-                self._decode(place, payload, target)
+            raise Integrity(f"cannot read pack {chain[0].pack.hex()}: {error.strerror}") from error
 
     def payload(self, location: Location) -> bytes:
         """A frame's payload as it lies at a known place, with its checksum right. Raises `Integrity`, OSError."""
@@ -215,77 +198,31 @@ class ObjectStore:
         direct = frame.codec == Codec.RAW and frame.stored_length == target.nbytes
         payload = target if direct else scratch.payload.take(frame.stored_length)
         self._read_frame(location, scratch.header, payload, checked=checked)
-        if not direct:
-            self._decode(location, payload, target)
-
-    def _decode(self, location: Location, payload: memoryview, target: memoryview) -> None:
-        """Fill `target` with what a frame's payload stands for; a delta is added to its base, which is there."""
-        coder = self._scratch.get(_Scratch).coder
-        frame = location.frame
+        if direct:
+            return
         try:
             if frame.codec == Codec.DELTA and frame.base != NO_ID:
-                coder.add(frame.width, payload, target)
+                scratch.coder.add(frame.width, payload, target)
             else:
-                coder.decode(frame.codec, frame.width, payload, target)
+                scratch.coder.decode(frame.codec, frame.width, payload, target)
         except (Format, Integrity) as error:
             raise Integrity(f"{_where(location)} is damaged", why=str(error), hint="run `ckstore repair`") from error
-
-    def _read_frames(self, places: Sequence[Location]) -> list[memoryview]:
-        """The payloads of frames, until the next call, with their checksums right. Raises `Integrity`, OSError."""
-        room = self._scratch.get(_Scratch).payload.take(sum(_length(place) for place in places))
-        parts: list[memoryview] = []
-        start = 0
-        for place in places:
-            parts.append(room[start : start + _length(place)])
-            start += _length(place)
-        order = sorted(range(len(places)), key=lambda number: (places[number].pack, places[number].offset))
-        for run in _runs(order, places):
-            first, wanted = places[run[0]], [parts[number] for number in run]
-            if self._packs.get(first.pack).read_into(first.offset, *wanted) != sum(part.nbytes for part in wanted):
-                raise Integrity(f"{_where(first)} is cut short", hint="run `ckstore repair`")
-        payloads = [part[FRAME_HEADER_SIZE:] for part in parts]
-        for place, part, payload in zip(places, parts, payloads, strict=True):
-            _check_frame(place, part[:FRAME_HEADER_SIZE], payload, checked=True)
-        return payloads
 
     def _read_frame(self, location: Location, header: bytearray, payload: memoryview, *, checked: bool) -> None:
         """Read a frame's header and payload. Raises `Integrity` where they are not what the index says."""
         pack = self._packs.get(location.pack)
-        if pack.read_into(location.offset, header, payload) != _length(location):
+        if pack.read_into(location.offset, header, payload) != FRAME_HEADER_SIZE + payload.nbytes:
             raise Integrity(f"{_where(location)} is cut short", hint="run `ckstore repair`")
-        _check_frame(location, header, payload, checked=checked)
-
-
-def _length(place: Location) -> int:
-    """How long a frame is, its header included."""
-    return FRAME_HEADER_SIZE + place.frame.stored_length
-
-
-def _runs(order: Sequence[int], places: Sequence[Location]) -> Iterator[list[int]]:
-    """Numbers of places, in order, in runs that lie next to each other in one pack."""
-    run: list[int] = []
-    for number in order:
-        place = places[number]
-        before = places[run[-1]] if run else place
-        if run and (place.pack, place.offset) != (before.pack, before.offset + _length(before)):
-            yield run
-            run = []
-        run.append(number)
-    if run:
-        yield run
-
-
-def _check_frame(location: Location, header: bytearray | memoryview, payload: memoryview, *, checked: bool) -> None:
-    """Raise `Integrity` where a frame is not what the index says; with `checked`, where its checksum is wrong."""
-    where = _where(location)
-    try:
-        found, checksum = read_frame_header(header)
-    except Format as error:
-        raise Integrity(f"{where} is damaged", why=str(error), hint="run `ckstore repair`") from error
-    if found != location.frame:
-        raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
-    if checked and payload_checksum([payload]) != checksum:
-        raise Integrity(f"{where} is damaged: its payload has another checksum", hint="run `ckstore repair`")
+        try:
+            found, checksum = read_frame_header(header)
+        except Format as error:
+            raise Integrity(f"{_where(location)} is damaged", why=str(error), hint="run `ckstore repair`") from error
+        if found != location.frame:
+            where = _where(location)
+            raise Integrity(f"{where}: its frame is not the one the index knows", hint="run `ckstore verify`")
+        if checked and payload_checksum([payload]) != checksum:
+            where = _where(location)
+            raise Integrity(f"{where} is damaged: its payload has another checksum", hint="run `ckstore repair`")
 
 
 def _chain(view: View, location: Location | None) -> Sequence[Location]:

@@ -18,10 +18,11 @@ from ckstore.pack.format import NAME_SIZE
 from ckstore.pack.writer import PackWriter, Ready, Sealed, ready
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from ckstore.pack.format import Frame
+    from ckstore.storage.workers import Workers
 
 PACK_SIZE = 256 << 20
 SMALL = 1 << 20
@@ -33,30 +34,29 @@ Pieces = Sequence[bytes | memoryview]
 
 
 class Packer:
-    """The packs of one save, in `folder`. `add` may be called by many threads."""
+    """The packs of one save, in `folder`. `add` may be called by many threads. `sealed`: those that are finished."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
-        self._sealed: list[Sealed] = []
+        self.sealed: list[Sealed] = []
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
         """Append one object to a stream. What `payload` is pieces of may be overwritten afterwards."""
-        self.add_all(stream, [(frame, payload)])
-
-    def add_all(self, stream: str, frames: Iterable[tuple[Frame, Pieces]]) -> None:
-        """Append objects to a stream, next to each other."""
         with self._lock:
             target = self._streams.get(stream)
             if target is None:
                 target = self._streams[stream] = _Stream(self._open)
-        full = target.add([ready(frame, payload) for frame, payload in frames])
+        full = target.add(ready(frame, payload))
         if full is not None:
             self._seal(full)
 
-    def finish(self) -> list[Sealed]:
-        """Seal and sync every pack (**W2**); they still lie in the folder. More can be added afterwards."""
+    def finish(self, workers: Workers) -> list[Sealed]:
+        """Seal and sync every pack (**W2**), on all threads; they still lie in the folder.
+
+        More can be added afterwards.
+        """
         left: list[Ready] = []
         full: list[_OpenPack] = []
         for name, stream in sorted(self._streams.items()):
@@ -70,12 +70,11 @@ class Packer:
                 shared = self._open()
                 full.append(shared)
                 shared.writer.add(left)
-            while full:
-                self._seal(full.pop())
+            workers.map(self._seal, full)
         finally:
             for pack in full:
                 pack.file.close()
-        return self._sealed
+        return self.sealed
 
     def part(self, name: bytes) -> Path:
         """Where pack `name` lies until it is published."""
@@ -100,7 +99,7 @@ class Packer:
         finally:
             pack.file.close()
         with self._lock:
-            self._sealed.append(sealed)
+            self.sealed.append(sealed)
 
 
 class _OpenPack:
@@ -124,19 +123,19 @@ class _Stream:
         self._open = open_pack
         self._lock = threading.Lock()
 
-    def add(self, frames: Sequence[Ready]) -> _OpenPack | None:
-        """Take frames in; a pack that is full now and no more the stream's: others go on while it is sealed."""
+    def add(self, one: Ready) -> _OpenPack | None:
+        """Take a frame in; a pack that is full now and no more the stream's: others go on while it is sealed."""
         with self._lock:
-            self._size_bytes += sum(frame.stored_length for frame, _ in frames)
+            self._size_bytes += one.frame.stored_length
             if not self.packs and self._size_bytes < SMALL:
-                self.pending += [_kept(one) for one in frames]
+                self.pending.append(_kept(one))
                 return None
             self.flush()
             pack = self._idle.pop() if self._idle else self._opened()
             if self._size_bytes < WIDE:
-                pack.writer.add(frames)
+                pack.writer.add([one])
                 return self._written(pack)
-        pack.writer.add(frames)
+        pack.writer.add([one])
         with self._lock:
             return self._written(pack)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
     from ckstore.digest import Kind
-
-_BATCH = 2
-"""Chunks of a tensor that are encoded together: with fewer, threads meet over the interpreter; more spill caches."""
 
 
 class Piece(NamedTuple):
@@ -36,12 +32,3 @@ class New(NamedTuple):
     kind: Kind
     id: bytes
     piece: Piece
-    length: int
-
-
-def batches(pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
-    """Runs of pieces of one tensor, few enough that the work on them stays near the processor."""
-    for _, run in groupby(pieces, key=lambda piece: (piece.tensor, piece.stream)):
-        group = list(run)
-        for start in range(0, len(group), _BATCH):
-            yield group[start : start + _BATCH]

@@ -120,9 +120,8 @@ class Rewriter:
         preset, length = self._preset, data.nbytes
         near = base is not None and preset.deltas and base.depth < min(preset.max_depth, DEEPEST)
         if base is not None and near and coder.gains(data, dtype, preset, base.data):
-            (encoded,) = coder.encode(data, [length], dtype, preset, base.data)
+            encoded = coder.encode(data, dtype, preset, base.data)
             cost = base.cost + work(frame_of(Kind.CHUNK, NO_ID, length, encoded))
             if encoded.length < POOR * length and cost <= preset.max_work * length:
                 return encoded, base
-        (encoded,) = coder.encode(data, [length], dtype, preset)
-        return encoded, None
+        return coder.encode(data, dtype, preset), None

@@ -38,7 +38,7 @@ def salvage(
     commits = dict(copies)
     coder = Coder()
     for id, data in copies.items():
-        (encoded,) = coder.encode(memoryview(data), [len(data)], "uint8", BALANCED)
+        encoded = coder.encode(memoryview(data), "uint8", BALANCED)
         packer.add(META, frame_of(Kind.COMMIT, id, len(data), encoded), encoded.pieces)
     places = salvageable(examined)
     progress.start("salvaging", sum(place.frame.stored_length for place in places))

@@ -15,7 +15,6 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
-from ckstore.codec.chunker import parts
 from ckstore.codec.preset import BALANCED
 from ckstore.digest import Kind, object_id
 from ckstore.errors import Conflict, InvalidInput
@@ -23,7 +22,7 @@ from ckstore.storage.chain import suits
 from ckstore.storage.encoder import Buffers, Encoder
 from ckstore.storage.follower import NewPack
 from ckstore.storage.packer import META, Packer
-from ckstore.storage.piece import New, Piece, batches
+from ckstore.storage.piece import New, Piece
 from ckstore.storage.record import PackEntry, Record, RefMove
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from ckstore.storage.remembered import Remembered
     from ckstore.storage.store import Store
     from ckstore.storage.view import View
+    from ckstore.storage.workers import Workers
 
 
 class Written(NamedTuple):
@@ -55,11 +55,19 @@ class Transaction:
     """A save under way; a context manager. Nothing it did can be seen before `publish` returns.
 
     `put` may be called by many threads. `remembered` are chunks whose bytes are still in memory, and takes note of
-    those that are put. Raises `SaveFailed` at once where nothing may be written.
+    those that are put; `workers` are the threads to use in place of the store's. Raises `SaveFailed` at once where
+    nothing may be written.
     """
 
-    def __init__(self, store: Store, preset: Preset = BALANCED, remembered: Remembered | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        preset: Preset = BALANCED,
+        remembered: Remembered | None = None,
+        workers: Workers | None = None,
+    ) -> None:
         store.check_writable()
+        self.workers = store.workers if workers is None else workers
         self._store = store
         self._preset = preset
         self._folder = store.layout.tmp / os.urandom(8).hex()
@@ -81,17 +89,34 @@ class Transaction:
         self._packer.discard()
         self._store.scratch.close(self._folder, self._owner, failed=error is not None)
 
-    def put(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
-        """Store objects that are not there yet; their ids."""
-        ids: list[bytes] = []
-        for batch in batches(pieces):
-            ids += self._put_batch(kind, batch)
-        return ids
+    def put(self, kind: Kind, piece: Piece) -> bytes:
+        """Store an object unless it is there already; its id.
+
+        What is new is copied, and hashed as it was copied, so that a state that changes meanwhile is never stored
+        under a wrong id. Where something new is to be expected the copy comes first: one hash instead of two. Where it
+        does not, a change between hash and copy is seen and refused.
+        """
+        scratch = self._scratch.get(Buffers)
+        raw, remembered = piece.load(), self._remembered
+        id = None if remembered is None else remembered.id_of(piece, raw, scratch.coder.same)
+        asked, copied = id is None, False
+        if id is None:
+            copied = scratch.expects_new
+            raw = scratch.copy(raw, piece.dtype) if copied else raw
+            id = object_id(kind, raw)
+        new = self._claim(kind, id, piece)
+        if asked:
+            scratch.expects_new = new
+        if new:
+            self._encoder.encode(New(kind, id, piece), raw if copied else _copied(scratch, kind, id, piece))
+        if remembered is not None:
+            remembered.note(id, piece)
+        return id
 
     def put_meta(self, kind: Kind, data: bytes) -> bytes:
         """Store a tree, page or commit; its id."""
         view = memoryview(data)
-        (id,) = self.put(kind, [Piece(lambda: view, META)])
+        id = self.put(kind, Piece(lambda: view, META))
         if kind is Kind.COMMIT:
             self._commits[id] = data
         return id
@@ -106,7 +131,7 @@ class Transaction:
         """
         store = self._store
         while True:
-            packs = self._packer.finish()
+            packs = self._packer.finish(self.workers)
             with store.locked():
                 store.catch_up()
                 check()
@@ -152,80 +177,37 @@ class Transaction:
             baseless = [id for id, (_, frame) in self._encoder.deltas.items() if not _has_base(view, frame)]
         again = [(*self._known.pop(id), id) for id in lost]
         again += [(Kind.CHUNK, self._encoder.deltas.pop(id)[0], id) for id in baseless]
-        return [New(kind, id, piece._replace(before=None), 0) for kind, piece, id in again]
+        return [New(kind, id, piece._replace(before=None)) for kind, piece, id in again]
 
-    def _put_batch(self, kind: Kind, pieces: Sequence[Piece]) -> list[bytes]:
-        """Store what is new of some chunks of one tensor.
-
-        What is new is copied, and hashed as it was copied, so that a state that changes meanwhile is never stored
-        under a wrong id. Where new chunks are to be expected the copy comes first: one hash instead of two. Where it
-        does not, a change between hash and copy is seen and refused.
-        """
-        scratch = self._scratch.get(Buffers)
-        raws = [piece.load() for piece in pieces]
-        lengths = [raw.nbytes for raw in raws]
-        found = self._found(pieces, raws, scratch)
-        copied = scratch.expects_new and None in found
-        if copied:
-            whole = scratch.copy(raws, pieces[0].dtype)
-            raws = parts(whole, lengths)
-        ids = [id or object_id(kind, raw) for id, raw in zip(found, raws, strict=True)]
-        places = self._claim(kind, ids, pieces)
-        if None in found:
-            scratch.expects_new = bool(places)
-        if places:
-            new = [New(kind, ids[place], pieces[place], lengths[place]) for place in places]
-            if not copied or len(new) < len(raws):
-                whole = scratch.copy([raws[place] for place in places], pieces[0].dtype)
-            if not copied or any(found):
-                _check_unchanged(new, whole)
-            self._encoder.encode(new, whole)
-        if self._remembered is not None:
-            for id, piece in zip(ids, pieces, strict=True):
-                self._remembered.note(id, piece)
-        return ids
-
-    def _found(self, pieces: Sequence[Piece], raws: Sequence[memoryview], scratch: Buffers) -> list[bytes | None]:
-        """The ids of chunks that are what they were in the save before, whose bytes are still in memory."""
-        remembered = self._remembered
-        if remembered is None:
-            return [None] * len(raws)
-        return [remembered.id_of(piece, raw, scratch.coder.same) for piece, raw in zip(pieces, raws, strict=True)]
-
-    def _claim(self, kind: Kind, ids: Sequence[bytes], pieces: Sequence[Piece]) -> list[int]:
-        """Which of `ids` nobody has stored or is storing: they are the caller's to store now."""
+    def _claim(self, kind: Kind, id: bytes, piece: Piece) -> bool:
+        """Whether nobody has stored object `id` or is storing it: it is the caller's to store now."""
+        if id in self._new or id in self._known:
+            return False
+        known = self._store.objects.known([id])
         with self._lock:
-            asked = {id for id in ids if id not in self._new and id not in self._known}
-        known = self._store.objects.known(asked) if asked else set()
-        new = []
-        with self._lock:
-            for number, (id, piece) in enumerate(zip(ids, pieces, strict=True)):
-                if id in self._new or id in self._known:
-                    continue
-                if id in known:
-                    self._known[id] = (kind, piece)
-                else:
-                    self._new.add(id)
-                    new.append(number)
-        return new
+            if id in self._new or id in self._known:
+                return False
+            if known:
+                self._known[id] = (kind, piece)
+            else:
+                self._new.add(id)
+        return not known
 
     def _put_again(self, new: New) -> None:
         """Write what was relied on and has gone: by itself, from the state once more."""
-        whole = self._scratch.get(Buffers).copy([new.piece.load()], new.piece.dtype)
-        new = new._replace(length=whole.nbytes)
-        _check_unchanged([new], whole)
         with self._lock:
             self._new.add(new.id)
-        self._encoder.encode([new], whole)
+        self._encoder.encode(new, _copied(self._scratch.get(Buffers), *new))
 
 
-def _check_unchanged(new: Sequence[New], whole: memoryview) -> None:
-    """Raise `InvalidInput` unless the chunks that lie in `whole` are those that were hashed."""
-    raws = parts(whole, [one.length for one in new])
-    if any(object_id(one.kind, raw) != one.id for one, raw in zip(new, raws, strict=True)):
+def _copied(scratch: Buffers, kind: Kind, id: bytes, piece: Piece) -> memoryview:
+    """A copy of an object whose id is known. Raises `InvalidInput` where it is another by now."""
+    raw = scratch.copy(piece.load(), piece.dtype)
+    if object_id(kind, raw) != id:
         raise InvalidInput(
             "the state changed while it was being committed", hint="commit between steps, or commit a copy"
         )
+    return raw
 
 
 def _has_base(view: View, frame: Frame) -> bool:

@@ -100,6 +100,6 @@ def outgoing(local: Local, sendings: Iterable[Sending], preset: Preset) -> Itera
             continue
         coder = coder or Coder()
         raw = local.read(frame.kind, frame.id)
-        (encoded,) = coder.encode(memoryview(raw), [len(raw)], need.dtype, preset)
+        encoded = coder.encode(memoryview(raw), need.dtype, preset)
         payload = b"".join(encoded.pieces)
         yield Outgoing(need.stream, frame_of(frame.kind, frame.id, len(raw), encoded), partial(bytes, payload))

@@ -232,7 +232,7 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
     assert kernel is not None
     context = kernel.context([(107, 1)], [])
     raw, room, payload = bytes(64), bytearray(64), bytearray(5000)
-    ways = [(Mode.RAW, 0, False)] * 4
+    ways = [[(Mode.RAW, 0, False)]] * 4
 
     def encode(**other: object) -> object:
         given = {"context": context, "raw": raw, "base": None, "width": 4, "rotate": False}
@@ -259,11 +259,14 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         lambda: encode(width=16),
         lambda: encode(ways=ways[1:]),
         lambda: encode(ways=[*ways, ways[0]]),
-        lambda: encode(ways=[(3, 0, False), *ways[1:]]),
-        lambda: encode(ways=[(4, 256, False), *ways[1:]]),
-        lambda: encode(ways=[(4, -1, False), *ways[1:]]),
+        lambda: encode(ways=[[], *ways[1:]]),
+        lambda: encode(ways=[ways[0] * 5, *ways[1:]]),
+        lambda: encode(ways=[(Mode.RAW, 0, False)] * 4),
+        lambda: encode(ways=[[(3, 0, False)], *ways[1:]]),
+        lambda: encode(ways=[[(4, 256, False)], *ways[1:]]),
+        lambda: encode(ways=[[(4, -1, False)], *ways[1:]]),
         lambda: encode(halved=True),
-        lambda: encode(halved=True, ways=[(1, 0, False), *ways[2:]]),
+        lambda: encode(halved=True, ways=[[(1, 0, False)], *ways[2:]]),
         lambda: encode(width=1, halved=True, ways=[ways[0]]),
         lambda: encode(worth=1.1),
         lambda: encode(payload=bytearray(1000)),
@@ -281,7 +284,7 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         lambda: decode(context=raw),
         lambda: encode(payload=raw),
         lambda: encode(context=raw),
-        lambda: encode(ways=[1, 2, 3, 4]),
+        lambda: encode(ways=[[1], [2], [3], [4]]),
         lambda: kernel.context([(107, "x")], []),
     ]
     for number, call in enumerate(mistaken):

@@ -41,7 +41,7 @@
 #define INLINE static inline
 #endif
 
-enum { BLOCK = 2048, MOST_PLANES = 8, VALUES = 256, FAR = 255 }; /* BLOCK: elements at a time; divides by 4 */
+enum { BLOCK = 2048, MOST_PLANES = 8, MOST_WAYS = 4, VALUES = 256, FAR = 255 }; /* BLOCK: elements at a time; divides by 4 */
 
 typedef enum { AS_IS, ROTATED, DIFFERENCE } Turn;
 typedef enum { RAW = 0, ZSTD = 1, PACKED2 = 2, CONSTANT = 3, PACKED4 = 4, SPARSE = 5 } Mode; /* as payloads have them */
@@ -582,7 +582,8 @@ typedef struct {
     Turn turn;
     double worth;
     int number; /* of planes */
-    Plan planes[MOST_PLANES];
+    int ways[MOST_PLANES]; /* how many of each may be the shortest */
+    Plan planes[MOST_PLANES][MOST_WAYS];
 } Manner;
 
 /* HEAD: what a packed or sparse plane begins with; RARE: more than one escape in so many bytes are too many. */
@@ -667,38 +668,86 @@ static Py_ssize_t encode_plane(Context *context, const uint8_t *plane, size_t le
     return compress_checked(context, plan->literal && !repeats(plane, length), plane, length, to, most, spare);
 }
 
+/* Splits `count` elements into `planes`; which bits of the high ones ever vary. */
+static uint64_t split(const Manner *manner, const uint8_t *raw, const uint8_t *base, size_t count,
+                      uint8_t *const *planes) {
+    switch (manner->width) {
+    case 1: return split8(raw, base, count, manner->turn, 0, planes);
+    case 2: return split16(raw, base, count, manner->turn, manner->halved, planes);
+    case 4: return split32(raw, base, count, manner->turn, manner->halved, planes);
+    default: return split64(raw, base, count, manner->turn, manner->halved, planes);
+    }
+}
+
+/* Whether a plane is the same all over: `varying` is what `split` says. */
+static int is_constant(const Manner *manner, int plane, uint64_t varying) {
+    const int place = manner->halved ? plane - 1 : plane;
+    return place >= 0 && !(varying >> (8 * place) & 0xFF);
+}
+
+/* Of each plane with several ways, puts that first which comes out shortest on a piece from the middle. 0 where a plane
+ * does not come back. Room as for `encode_chunk`. */
+static int choose(Context *context, Manner *manner, const uint8_t *raw, const uint8_t *base, size_t length, uint8_t *to,
+                  uint8_t *room, uint8_t *spare) {
+    enum { TRIED = 4096 };
+    const size_t width = (size_t)manner->width, whole = length / width, count = whole < TRIED ? whole : TRIED;
+    const size_t start = (whole - count) / 2 * width;
+    uint8_t *planes[MOST_PLANES];
+    size_t lengths[MOST_PLANES];
+    int several = 0;
+    for (int i = 0; i < manner->number; i++) {
+        lengths[i] = manner->halved && !i ? count * (width / 2) : count;
+        planes[i] = room;
+        room += lengths[i];
+        several = several || manner->ways[i] > 1;
+    }
+    if (!several || !count) return 1;
+    const uint64_t varying = split(manner, raw + start, base != NULL ? base + start : NULL, count, planes);
+    for (int i = 0; i < manner->number; i++) {
+        size_t least = SIZE_MAX;
+        int best = 0;
+        for (int way = 0; way < manner->ways[i] && manner->ways[i] > 1 && !is_constant(manner, i, varying); way++) {
+            Plan plan = manner->planes[i][way];
+            const Py_ssize_t came =
+                plan.mode == RAW ? 0 : encode_plane(context, planes[i], lengths[i], &plan, 1, to, spare);
+            if (came < 0) return 0;
+            const size_t stored = came ? (size_t)came : lengths[i];
+            if (stored < least) {
+                least = stored;
+                best = way;
+            }
+        }
+        manner->planes[i][0] = manner->planes[i][best];
+    }
+    return 1;
+}
+
 /* The payload of one chunk at `to`, which has room for `bound` of its length. What it came to, -1 where a plane does
  * not come back. `planes` has room for all planes, `spare` for four times the longest. */
-static Py_ssize_t encode_chunk(Context *context, const Manner *manner, const uint8_t *raw, const uint8_t *base,
+static Py_ssize_t encode_chunk(Context *context, Manner *manner, const uint8_t *raw, const uint8_t *base,
                                size_t length, uint8_t *to, size_t *busy, uint8_t *room, uint8_t *spare) {
+    if (!choose(context, manner, raw, base, length, to, room, spare)) return -1;
     const size_t width = (size_t)manner->width, count = length / width, start = header_length(manner->number);
     uint8_t *planes[MOST_PLANES], *at = to + start;
     size_t lengths[MOST_PLANES];
     int in_place = 1;
     for (int i = 0; i < manner->number; i++) {
         lengths[i] = manner->halved && !i ? count * (width / 2) : count;
-        in_place = in_place && manner->planes[i].mode == RAW;
+        in_place = in_place && manner->planes[i][0].mode == RAW;
         planes[i] = in_place ? at : room;
         *(in_place ? &at : &room) += lengths[i];
     }
-    uint64_t varying = 0;
-    switch (width) {
-    case 1: varying = split8(raw, base, count, manner->turn, 0, planes); break;
-    case 2: varying = split16(raw, base, count, manner->turn, manner->halved, planes); break;
-    case 4: varying = split32(raw, base, count, manner->turn, manner->halved, planes); break;
-    default: varying = split64(raw, base, count, manner->turn, manner->halved, planes);
-    }
+    const uint64_t varying = split(manner, raw, base, count, planes);
     memset(to, 0, start);
     to[0] = (uint8_t)((manner->turn == ROTATED ? 1 : manner->turn == DIFFERENCE ? 2 : 0) | (manner->halved ? 4 : 0));
     to[1] = (uint8_t)width;
     *busy = length;
     at = to + start;
     for (int i = 0; i < manner->number; i++) {
-        Plan plan = manner->planes[i];
-        const int place = manner->halved ? i - 1 : i;
+        Plan plan = manner->planes[i][0];
         Mode mode = plan.mode;
         size_t stored = lengths[i];
-        if (mode != RAW && place >= 0 && count && !(varying >> (8 * place) & 0xFF)) {
+        if (mode != RAW && count && is_constant(manner, i, varying)) {
             mode = CONSTANT;
             stored = 1;
             *at = planes[i][0];
@@ -731,17 +780,21 @@ static int read_manner(PyObject *plans, Py_ssize_t width, int rotate, int halved
     manner->worth = worth;
     manner->number = (int)number;
     for (Py_ssize_t i = 0; i < number; i++) {
-        int mode, low, literal;
-        PyObject *plan = PyList_GetItem(plans, i);
-        if (!checked(PyTuple_Check(plan), "a plane planned in no way") ||
-            !PyArg_ParseTuple(plan, "iip", &mode, &low, &literal) ||
-            !checked(mode >= RAW && mode <= SPARSE && mode != CONSTANT && low >= 0 && low < VALUES &&
-                         !(halved && !i && mode != RAW),
-                     "a plane in an unknown mode"))
-            return 0;
-        manner->planes[i].mode = (Mode)mode;
-        manner->planes[i].literal = literal;
-        manner->planes[i].low = (uint8_t)low;
+        PyObject *ways = PyList_GetItem(plans, i);
+        const Py_ssize_t several = PyList_Check(ways) ? PyList_Size(ways) : 0;
+        if (!checked(several > 0 && several <= MOST_WAYS, "a plane planned in no way, or in too many")) return 0;
+        manner->ways[i] = (int)several;
+        for (Py_ssize_t way = 0; way < several; way++) {
+            int mode, low, literal;
+            PyObject *plan = PyList_GetItem(ways, way);
+            if (!checked(PyTuple_Check(plan), "a plane planned in no way") ||
+                !PyArg_ParseTuple(plan, "iip", &mode, &low, &literal) ||
+                !checked(mode >= RAW && mode <= SPARSE && mode != CONSTANT && low >= 0 && low < VALUES &&
+                             !(halved && !i && mode != RAW),
+                         "a plane in an unknown mode"))
+                return 0;
+            manner->planes[i][way] = (Plan){.mode = (Mode)mode, .low = (uint8_t)low, .literal = literal};
+        }
     }
     return 1;
 }

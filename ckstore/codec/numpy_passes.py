@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ckstore.codec.plan import Plan, Way
 
 
+_TRIED = 4096
+"""Elements that a plane is tried on where several ways may be the shortest."""
+
 _RARE = 8
 """More than one exception or escape in so many bytes are too many."""
 
@@ -65,9 +68,9 @@ class NumpyPasses:
         """See `Passes`."""
         numbers = self._transposer.numbers(raw)
         olds = None if base is None else self._transposer.numbers(base)
-        planes = self._transposer.room(len(numbers), halved=plan.halved)
-        self._transposer.split(numbers, olds, planes, rotate=plan.rotate, halved=plan.halved)
-        stored = [self._encode(plane, way, plan.worth) for plane, way in zip(planes, plan.ways, strict=True)]
+        ways = self._shortest(numbers, olds, plan)
+        planes = self._split(numbers, olds, plan)
+        stored = [self._encode(plane, way, plan.worth) for plane, way in zip(planes, ways, strict=True)]
         flags = (layout.DIFFERENCE if base is not None else layout.ROTATED * plan.rotate) | layout.HALVED * plan.halved
         return self._payload(flags, stored, raw.nbytes, raw[len(numbers) * self.width :])
 
@@ -84,6 +87,23 @@ class NumpyPasses:
             self._transposer.join(opened, numbers, rotated=rotated, halved=halved)
         if tail:
             target[target.nbytes - tail.nbytes :] = tail
+
+    def _split(self, numbers: Array, olds: Array | None, plan: Plan) -> list[Array]:
+        planes = self._transposer.room(len(numbers), halved=plan.halved)
+        self._transposer.split(numbers, olds, planes, rotate=plan.rotate, halved=plan.halved)
+        return planes
+
+    def _shortest(self, numbers: Array, olds: Array | None, plan: Plan) -> list[Way]:
+        """Of each plane the way that comes out shortest on a piece from the middle."""
+        if all(len(several) == 1 for several in plan.ways):
+            return [way for (way,) in plan.ways]
+        start = (len(numbers) - min(len(numbers), _TRIED)) // 2
+        piece = slice(start, start + _TRIED)
+        planes = self._split(numbers[piece], None if olds is None else olds[piece], plan)
+        return [
+            min(several, key=lambda way: self._encode(plane, way, 1.0).length)
+            for plane, several in zip(planes, plan.ways, strict=True)
+        ]
 
     def _encode(self, plane: Array, way: Way, worth: float) -> _Stored:
         mode, low, _ = way

@@ -58,14 +58,15 @@ RAW, ZSTD, LITERAL = Way(Mode.RAW), Way(Mode.ZSTD), Way(Mode.ZSTD, literal=True)
 class Plan(NamedTuple):
     """How the planes are stored. A plane that does not come to less than `worth` of its length stays raw after all.
 
-    `rotate`: elements are rotated; `halved`: their low half is one plane. A plane not raw that is the same all over is
-    stored as that.
+    `rotate`: elements are rotated; `halved`: their low half is one plane. `ways`: of every plane those that may be the
+    shortest, of which the one is taken that comes out shortest on a piece from the middle; the first of equals. A plane
+    not raw that is the same all over is stored as that.
     """
 
     rotate: bool
     halved: bool
     worth: float
-    ways: list[Way]
+    ways: list[list[Way]]
 
 
 def estimate(looks: list[Look], worth: float) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _MOST = 4  # each holds about 12 MiB while a store is open, and more of them mostly wait for the interpreter
 _BACKGROUND_NICE = 5
-_JOB_BYTES = 8 << 20
+_JOB_BYTES = 2 << 20
 _END = object()
 
 
@@ -111,7 +111,7 @@ class PerThread(threading.local):
 
 
 def jobs(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
-    """Runs of items of about 8 MiB: enough work for a thread to be worth its hand-over."""
+    """Runs of items of about 2 MiB: enough work to be worth handing over, and few enough that all end together."""
     job: list[T] = []
     size_bytes = 0
     for item in items:

@@ -261,7 +261,7 @@ def scaling(folder: Path) -> Figures:
         for n in (20, STEPS)
     ]
     found: dict[str, list[float]] = {}
-    for _ in range(5):
+    for _ in range(9):
         for threads in (1, 2):
             with ckstore.open(folder / "scaling", threads=threads) as repo:
                 for kind, state in zip(("new", "delta"), states, strict=True):

@@ -29,7 +29,7 @@ POOR = 0.8
 """A delta of so much of its chunk has gained nothing that planes alone would not."""
 
 
-_POOR_RUN, _GOOD_RUN = 4, 8
+_POOR_RUN, _GOOD_RUN = 2, 8
 """Chunks in a row that are taken to gain nothing from differences, or something, as one of them does."""
 
 

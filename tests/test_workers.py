@@ -110,6 +110,30 @@ def test_no_more_threads_than_asked_for_and_the_caller_is_one() -> None:
     assert threading.get_ident() in seen
 
 
+@pytest.mark.parametrize(("background", "number"), [(False, 3), (True, 2)])
+def test_one_map_does_not_wait_for_another(background: bool, number: int) -> None:
+    """Of the pool's three threads one is left."""
+    workers = Workers(3, background=background)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait_there(_: int) -> None:
+        begun.release()
+        assert go_on.wait(30)
+
+    other = threading.Thread(target=workers.map, args=(wait_there, range(number)))
+    other.start()
+    for _ in range(number):
+        assert begun.acquire(timeout=10)
+    done: list[int] = []
+    workers.map(done.append, range(100))
+    assert sorted(done) == list(range(100))
+    assert other.is_alive()
+    go_on.set()
+    other.join(10)
+    assert not other.is_alive()
+    workers.close()
+
+
 def test_in_the_background_the_caller_only_waits() -> None:
     seen: set[int] = set()
     workers = Workers(1, background=True)

@@ -41,7 +41,8 @@
 #define INLINE static inline
 #endif
 
-enum { BLOCK = 2048, MOST_PLANES = 8, MOST_WAYS = 4, VALUES = 256, FAR = 255 }; /* BLOCK: elements at a time; divides by 4 */
+/* BLOCK: elements at a time; divides by 4 */
+enum { BLOCK = 2048, MOST_PLANES = 8, MOST_WAYS = 4, VALUES = 256, FAR = 255 };
 
 typedef enum { AS_IS, ROTATED, DIFFERENCE } Turn;
 typedef enum { RAW = 0, ZSTD = 1, PACKED2 = 2, CONSTANT = 3, PACKED4 = 4, SPARSE = 5 } Mode; /* as payloads have them */

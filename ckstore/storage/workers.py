@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -46,10 +46,11 @@ class Workers:
                     helpers.append(self._threads().submit(feed.work_off, work))
             if self._begin is None or not helpers:  # else whoever calls is not in the background, or not for long
                 feed.work_off(work)
-            wait(helpers)
+            else:
+                wait(helpers, return_when=FIRST_COMPLETED)  # it found nothing more
         finally:
             feed.end()
-            wait(helpers)
+            wait([helper for helper in helpers if not helper.cancel()])  # another `map` may keep some from beginning
         if feed.error is not None:
             raise feed.error
 

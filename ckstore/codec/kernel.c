@@ -705,9 +705,10 @@ static int choose(Context *context, Manner *manner, const uint8_t *raw, const ui
     if (!several || !count) return 1;
     const uint64_t varying = split(manner, raw + start, base != NULL ? base + start : NULL, count, planes);
     for (int i = 0; i < manner->number; i++) {
+        if (manner->ways[i] == 1 || is_constant(manner, i, varying)) continue;
         size_t least = SIZE_MAX;
         int best = 0;
-        for (int way = 0; way < manner->ways[i] && manner->ways[i] > 1 && !is_constant(manner, i, varying); way++) {
+        for (int way = 0; way < manner->ways[i]; way++) {
             Plan plan = manner->planes[i][way];
             const Py_ssize_t came =
                 plan.mode == RAW ? 0 : encode_plane(context, planes[i], lengths[i], &plan, 1, to, spare);

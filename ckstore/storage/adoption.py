@@ -77,7 +77,7 @@ class Adoption:
         `old` any more: try again.
         """
         store = self._store
-        packs = self._packer.finish(self._store.workers)
+        packs = self._packer.finish(store.workers)
         _Verifying(store, self._packer, packs, self._unread).run()
         with store.locked():
             store.catch_up()

@@ -78,7 +78,7 @@ class Collector:
         Between one and the next the lock is free for as long as the last one had it: whoever waits to save comes first.
         """
         store = self._store
-        packs = [] if rewriting is None else rewriting.packer.finish(self._store.workers)
+        packs = [] if rewriting is None else rewriting.packer.finish(store.workers)
         known = [pack for entry in condemned if (pack := store.pack_rows(entry, False)) is not None]
         since_ns = durable.touch_ns(store.layout.gc_lock)
         with self._politely_locked():

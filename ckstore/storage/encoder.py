@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Protocol
 
 from ckstore.codec.choice import Coder
@@ -86,7 +85,6 @@ class Encoder:
         self._preset = preset
         self._packer = packer
         self._scratch = scratch
-        self._lock = threading.Lock()
         self._poor: set[tuple[str, int, int]] = set()
         self._good: set[tuple[str, int, int]] = set()
 
@@ -106,8 +104,7 @@ class Encoder:
             encoded = coder.encode(raw, piece.dtype, self._preset, older)
             frame = frame_of(kind, id, raw.nbytes, encoded, base.location.frame.id, base.version)
             if encoded.length < POOR * raw.nbytes and within(base, frame, self._preset):
-                with self._lock:
-                    self.deltas[id] = (piece, frame)
+                self.deltas[id] = (piece, frame)
                 self._packer.add(piece.stream, frame, encoded.pieces)
                 return
         encoded = coder.encode(raw, piece.dtype, self._preset)

@@ -14,8 +14,8 @@ class Piece(NamedTuple):
     """A chunk to store: `load()` gives its raw bytes (again and again the same), `stream` the pack stream.
 
     `dtype` is the element type of the numbers in it, the codec's hint; `before` names the chunk that had its place
-    in an earlier checkpoint. Pieces of one `tensor` (a number within its stream) that follow each other are encoded
-    together. `ordinal` counts the pieces of a stream.
+    in an earlier checkpoint. What is found out about differences holds for pieces of one `tensor` (a number within its
+    stream) that follow each other. `ordinal` counts the pieces of a stream.
     """
 
     load: Callable[[], memoryview]

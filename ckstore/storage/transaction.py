@@ -98,14 +98,13 @@ class Transaction:
         """
         scratch = self._scratch.get(Buffers)
         raw, remembered = piece.load(), self._remembered
-        id = None if remembered is None else remembered.id_of(piece, raw, scratch.coder.same)
-        asked, copied = id is None, False
-        if id is None:
-            copied = scratch.expects_new
-            raw = scratch.copy(raw, piece.dtype) if copied else raw
-            id = object_id(kind, raw)
+        found = None if remembered is None else remembered.id_of(piece, raw, scratch.coder.same)
+        copied = found is None and scratch.expects_new
+        if copied:
+            raw = scratch.copy(raw, piece.dtype)
+        id = found or object_id(kind, raw)
         new = self._claim(kind, id, piece)
-        if asked:
+        if found is None:
             scratch.expects_new = new
         if new:
             self._encoder.encode(New(kind, id, piece), raw if copied else _copied(scratch, kind, id, piece))

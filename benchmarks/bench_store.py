@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scaling import scaling
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from workloads import NAMES, Large, State, raw_bytes, trajectory
@@ -250,26 +251,13 @@ def ratio(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> float
     return statistics.median(a["s"] / b["s"] for a, b in zip(ours, theirs, strict=True))
 
 
-def scaling(folder: Path) -> Figures:
-    """Commits on one thread and on two, in turn: of a state that is all new, and of its next version.
-
-    Of each the quickest counts: a ratio of two medians says more of what else the machine was doing.
-    """
+def two_versions() -> dict[str, object]:
+    """A dense state and its next version, each in memory of its own."""
     training = Large("dense")
-    states = [
-        {part: {k: v.clone() for k, v in tensors(value)} for part, value in training.advance(n).items()}
-        for n in (20, STEPS)
-    ]
-    found: dict[str, list[float]] = {}
-    for _ in range(9):
-        for threads in (1, 2):
-            with ckstore.open(folder / "scaling", threads=threads) as repo:
-                for kind, state in zip(("new", "delta"), states, strict=True):
-                    run = measured(partial(repo.commit, state))
-                    found.setdefault(f"{kind}, {threads}", []).append(run["s"])
-            shutil.rmtree(folder / "scaling")
-    least = {name: min(runs) for name, runs in found.items()}
-    return {kind: least[f"{kind}, 1"] / least[f"{kind}, 2"] for kind in ("new", "delta")}
+    return {
+        name: {part: {k: v.clone() for k, v in tensors(value)} for part, value in training.advance(steps).items()}
+        for name, steps in (("new", 20), ("delta", STEPS))
+    }
 
 
 # The curve
@@ -369,7 +357,7 @@ def main() -> None:
             if part == "sizes":
                 figures[part] = sizes(folder)
             elif part == "scaling":
-                figures[part] = scaling(folder)
+                figures[part] = scaling(folder, two_versions())
             elif part == "curve":
                 figures[part] = curve(folder)
             else:

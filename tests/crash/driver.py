@@ -13,11 +13,12 @@ import os
 import resource
 import socket
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckstore import durable
 from ckstore.errors import CkstoreError, Conflict
 from ckstore.porcelain.init import init
 from ckstore.repository import open_repository
@@ -95,6 +96,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--saves", type=int, default=1, help="0: until killed")
     parser.add_argument("--init", action="store_true")
     parser.add_argument("--rotate", action="store_true", help="begin journal segments as often as the rule allows")
+    parser.add_argument("--ahead", action="store_true", help="blocks are taken ahead as for large packs")
     parser.add_argument("--collect-every", type=int, default=0, help="gc after so many saves")
     parser.add_argument("--collect-first", action="store_true", help="gc before the first save")
     parser.add_argument("--file-limit", type=int, default=0, help="bytes a file may have")
@@ -117,7 +119,12 @@ def live(words: Sequence[str], descriptors: Sequence[int]) -> None:
 def work(arguments: argparse.Namespace, channel: socket.socket) -> None:
     """The saves, each reported."""
     child = Child(arguments.folder, channel, makes_it=arguments.init)
-    with replaced(storage, "ROTATE_SIZE", 0) if arguments.rotate else nullcontext():
+    with ExitStack() as stack:
+        if arguments.rotate:
+            stack.enter_context(replaced(storage, "ROTATE_SIZE", 0))
+        if arguments.ahead:
+            for name, value in (("_WRITE_BACK_BYTES", 128 << 10), ("_AHEAD_BYTES", 512 << 10), ("_AMPLE_BYTES", 0)):
+                stack.enter_context(replaced(durable, name, value))
         for number, seed in enumerate(_seeds(arguments), 1):
             if arguments.collect_first and number == 1:
                 child.collect()

@@ -63,6 +63,9 @@ PREPARED = ["--init", "--saves", 2, "--shape", "large"]
 
 SCENARIOS = {
     "two saves": Scenario(PREPARED, ["--first", 2, "--saves", 2, "--shape", "large"]),
+    "saves with blocks taken ahead": Scenario(
+        [*PREPARED, "--ahead"], ["--first", 2, "--saves", 2, "--shape", "large", "--ahead"]
+    ),
     "many saves": Scenario(PREPARED, ["--first", 2, "--saves", 8]),
     "init": Scenario([], ["--init", "--saves", 2]),
     "a new journal segment": Scenario(["--init", "--saves", 5], ["--first", 5, "--saves", 3, "--rotate"]),

@@ -42,6 +42,7 @@ CHAIN = ["--init", "--saves", 6, "--shape", "chain"]
 
 CASES = {
     "a save": Before(PREPARED, None, ["--first", 2, "--shape", "large"]),
+    "a save with blocks taken ahead": Before(PREPARED, None, ["--first", 2, "--shape", "large", "--ahead"]),
     "two saves": Before(PREPARED, None, ["--first", 2, "--saves", 2]),
     "init and the first save": Before([], None, ["--init", "--shape", "large"]),
     "a new journal segment": Before(["--init", "--saves", 5], None, ["--first", 5, "--saves", 2, "--rotate"]),

@@ -77,6 +77,23 @@ def test_a_commit(commits: tuple[Path, dict[str, int]], which: str) -> None:
     assert found[which] < 128 * MIB
 
 
+def test_a_commit_of_many_components(tmp_path: Path) -> None:
+    """Each is too small for a pack of its own: they share a few, and are not kept in memory until the end."""
+    code = """
+from pathlib import Path
+torch.manual_seed(0)
+state = {f"w{n}": torch.randn(250, 1000) for n in range(300)}  # 286 MiB
+taken = extra(lambda: repo.commit(state))
+back = repo["HEAD"].load()
+assert all(torch.equal(back[name], one) for name, one in state.items()) and len(back) == 300
+packs = len(list((Path(sys.argv[1]) / ".ckstore/packs").iterdir()))
+print(json.dumps({"commit": taken, "packs": packs}))
+"""
+    found = measured(tmp_path / "repo", code)
+    assert found["commit"] < 64 * MIB
+    assert 2 <= found["packs"] < 10
+
+
 def test_a_load(commits: tuple[Path, dict[str, int]]) -> None:
     folder, _ = commits
     found = measured(folder, 'print(json.dumps({"load": extra(lambda: repo["HEAD"].load())}))')

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ckstore.checkpoint.absent import absent, check_present
+from ckstore.checkpoint.absent import absence, absent, followed
 from ckstore.errors import InvalidInput
 from ckstore.objects.reader import ObjectReader, read_tree
 from ckstore.objects.structure import Structure, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from ckstore.objects.commit import Commit
+    from ckstore.objects.commit import Commit, Component
     from ckstore.repository import Repository
 
 
@@ -50,20 +50,28 @@ def opened(repository: Repository, commit: Commit, component: str, elsewhere: El
 
     Raises `InvalidInput` where the commit has none of that name, `Absent`.
     """
-    trees = {entry.name: entry.tree for entry in commit.components}
-    if component not in trees:
+    entry = next((entry for entry in commit.components if entry.name == component), None)
+    if entry is None:
+        names = [entry.name for entry in commit.components]
         raise InvalidInput(
             f"the commit has no component {component!r}",
-            why=f"it has {', '.join(trees)}",
-            hint=nearest(component, list(trees)),
+            why=f"it has {', '.join(names)}",
+            hint=nearest(component, names),
         )
+    return _opened(repository, commit, entry, absent(repository, commit), elsewhere)
+
+
+def _opened(
+    repository: Repository, commit: Commit, entry: Component, gone: Mapping[str, str], elsewhere: Elsewhere | None
+) -> Opened:
+    """A component of the commit, of which those in `gone` are absent here. Raises `Absent`."""
     reader: ObjectReader = repository.store.objects
-    if elsewhere is None:
-        check_present(repository, commit, component)
-    elif component in absent(repository, commit):
-        elsewhere.check_present(commit, component)
+    if entry.name in gone:
+        if elsewhere is None:
+            raise absence(entry.name, gone[entry.name], followed(repository))
+        elsewhere.check_present(commit, entry.name)
         reader = elsewhere
-    return Opened(Structure(component, read_tree(reader, trees[component])), reader)
+    return Opened(Structure(entry.name, read_tree(reader, entry.tree)), reader)
 
 
 def closest(patterns: Sequence[str], paths: Sequence[str]) -> str:
@@ -92,7 +100,7 @@ def load(repository: Repository, commit: Commit, options: LoadOptions, elsewhere
             continue
         if entry.name in gone and options.only is not None and not _may_match(entry.name, options.only):
             continue
-        tree, reader = opened(repository, commit, entry.name, elsewhere)
+        tree, reader = _opened(repository, commit, entry, gone, elsewhere)
         wanted = None if options.only is None else tree.selected(options.only)
         if wanted is not None:
             seen += [tree.path(node.ordinal) for node in tree.nodes]

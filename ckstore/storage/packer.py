@@ -1,9 +1,10 @@
 """Puts frames into packs under `tmp/`: one stream a component, rolled at PACK_SIZE (**W1**, **W2**).
 
-A stream opens a file of its own once it holds SMALL bytes; what is left of the small ones at the end shares a
-pack, so that a commit of ten small components does not make ten files. Trees and commits are a stream apart
-that is never mixed with data. Threads that meet at a stream of WIDE bytes do not wait for each other: it then has as
-many packs open as threads that write at once.
+A stream opens a file of its own once it holds SMALL bytes. Until then they are kept in memory; what is left of the
+small ones at the end shares a pack, so that a commit of ten small components does not make ten files, and so does
+what is kept once it comes to KEPT bytes. Trees and commits are a stream apart that is never mixed with data. Threads
+that meet at a stream of WIDE bytes do not wait for each other: it then has as many packs open as threads that write at
+once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PACK_SIZE = 256 << 20
 SMALL = 1 << 20
 WIDE = 16 << 20
+KEPT = 8 << 20
 META = ""
 """The stream of trees and commits; component names are never empty."""
 
@@ -40,6 +42,8 @@ class Packer:
         self._folder = folder
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
+        self._shared = _Stream(self._open)
+        self._kept_bytes = 0
         self.sealed: list[Sealed] = []
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
@@ -47,32 +51,28 @@ class Packer:
         with self._lock:
             target = self._streams.get(stream)
             if target is None:
-                target = self._streams[stream] = _Stream(self._open)
+                target = self._streams[stream] = _Stream(self._open, self._keep if stream != META else None)
         full = target.add(ready(frame, payload))
         if full is not None:
             self._seal(full)
+        if self._kept_bytes > KEPT:
+            self._share()
 
     def finish(self, workers: Workers) -> list[Sealed]:
         """Seal and sync every pack (**W2**), on all threads; they still lie in the folder.
 
         More can be added afterwards.
         """
-        left: list[Ready] = []
-        full: list[_OpenPack] = []
-        for name, stream in sorted(self._streams.items()):
-            if name == META:
-                stream.flush()
-            left += stream.pending
-            full += stream.packs
+        self._share()
+        if META in self._streams:
+            self._write(self._streams[META], self._streams[META].take())
+        left = [pack for stream in (*self._streams.values(), self._shared) for pack in stream.packs]
         self._streams.clear()
+        self._shared = _Stream(self._open)
         try:
-            if left:
-                shared = self._open()
-                full.append(shared)
-                shared.writer.add(left)
-            workers.map(self._seal, full)
+            workers.map(self._seal, left)
         finally:
-            for pack in full:
+            for pack in left:
                 pack.file.close()
         return self.sealed
 
@@ -82,10 +82,26 @@ class Packer:
 
     def discard(self) -> None:
         """Close what is open; the files stay for whoever removes the folder."""
-        for stream in self._streams.values():
+        for stream in (*self._streams.values(), self._shared):
             for pack in stream.packs:
                 pack.file.close()
         self._streams.clear()
+
+    def _keep(self, size_bytes: int) -> None:
+        """So many bytes more are kept in memory, or less."""
+        with self._lock:
+            self._kept_bytes += size_bytes
+
+    def _share(self) -> None:
+        """Write what is kept of all components into a pack that they share."""
+        with self._lock:
+            streams = sorted(self._streams.items())
+        self._write(self._shared, [one for name, stream in streams if name != META for one in stream.take()])
+
+    def _write(self, stream: _Stream, ones: list[Ready]) -> None:
+        full = stream.write(ones) if ones else None
+        if full is not None:
+            self._seal(full)
 
     def _open(self) -> _OpenPack:
         name = os.urandom(NAME_SIZE)
@@ -113,14 +129,18 @@ class _OpenPack:
 
 
 class _Stream:
-    """One component's frames on their way into `packs`; `pending` until there are enough for one."""
+    """Frames on their way into `packs`: of one component, or what several share.
 
-    def __init__(self, open_pack: Callable[[], _OpenPack]) -> None:
+    Those of a component wait until there are enough for a pack; `keep` is told how many bytes more or less do.
+    """
+
+    def __init__(self, open_pack: Callable[[], _OpenPack], keep: Callable[[int], None] | None = None) -> None:
         self.packs: list[_OpenPack] = []
-        self.pending: list[Ready] = []
+        self._waiting: list[Ready] = []
         self._idle: list[_OpenPack] = []
         self._size_bytes = 0
         self._open = open_pack
+        self._keep = keep or (lambda _size_bytes: None)
         self._lock = threading.Lock()
 
     def add(self, one: Ready) -> _OpenPack | None:
@@ -128,26 +148,43 @@ class _Stream:
         with self._lock:
             self._size_bytes += one.frame.stored_length
             if not self.packs and self._size_bytes < SMALL:
-                self.pending.append(_kept(one))
+                self._waiting.append(_kept(one))
+                self._keep(one.frame.stored_length)
                 return None
-            self.flush()
-            pack = self._idle.pop() if self._idle else self._opened()
+            ones = [*self._taken(), one]
+            pack = self._next()
             if self._size_bytes < WIDE:
-                pack.writer.add([one])
+                pack.writer.add(ones)
                 return self._written(pack)
-        pack.writer.add([one])
+        pack.writer.add(ones)
         with self._lock:
             return self._written(pack)
 
-    def flush(self) -> None:
-        """Write what is pending into a pack of the stream's own."""
-        if self.pending:
-            pack = self._opened()
-            self._idle.append(pack)
-            pack.writer.add(self.pending)
-            self.pending.clear()
+    def take(self) -> list[Ready]:
+        """The frames that wait, which are the caller's now."""
+        with self._lock:
+            if not self.packs:
+                self._size_bytes = 0
+            return self._taken()
 
-    def _opened(self) -> _OpenPack:
+    def write(self, ones: list[Ready]) -> _OpenPack | None:
+        """Write frames into one pack, at once; that pack, if it is full, as `add`."""
+        with self._lock:
+            pack = self._next()
+        pack.writer.add(ones)
+        with self._lock:
+            return self._written(pack)
+
+    def _taken(self) -> list[Ready]:
+        ones, self._waiting = self._waiting, []
+        if ones:
+            self._keep(-sum(one.frame.stored_length for one in ones))
+        return ones
+
+    def _next(self) -> _OpenPack:
+        """A pack that nobody writes into."""
+        if self._idle:
+            return self._idle.pop()
         self.packs.append(self._open())
         return self.packs[-1]
 

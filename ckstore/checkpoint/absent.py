@@ -25,21 +25,20 @@ def absent(repository: Repository, commit: Commit) -> Mapping[str, str]:
     return repository.store.ask(lambda view: view.holes_of(id))
 
 
-def check_present(repository: Repository, commit: Commit, component: str) -> None:
-    """Raise `Absent` where the data of a component is known not to be here."""
-    reason = absent(repository, commit).get(component)
-    if reason is not None:
-        raise absence(component, reason, followed(repository))
+def check_present(repository: Repository, gone: Mapping[str, str], component: str) -> None:
+    """Raise `Absent` for a component that is in `gone`, as `absent` gives it."""
+    if component in gone:
+        raise _absence(component, gone[component], _followed(repository))
 
 
-def followed(repository: Repository) -> str | None:
+def _followed(repository: Repository) -> str | None:
     """The remote that may have what is absent here: origin, or another one that has been fetched from or pushed to."""
     refs = repository.commits().named(REMOTES)
     names = sorted({name.partition("/")[0] for name in refs})
     return "origin" if "origin" in names else next(iter(names), None)
 
 
-def absence(component: str, reason: str, remote: str | None = None) -> Absent:
+def _absence(component: str, reason: str, remote: str | None) -> Absent:
     """The error for a component that is not here; `remote` may have it."""
     what = "the commit's files are" if component.startswith("@") else f"the component {component!r} of the commit is"
     never = reason in (NOT_FETCHED, SHALLOW)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckstore import durable
-from ckstore.checkpoint.absent import absence, absent, check_present, followed
+from ckstore.checkpoint.absent import absent, check_present
 from ckstore.checkpoint.targets import check_folder, check_free, check_inside
 from ckstore.errors import Format
 from ckstore.files.assemble import assemble
@@ -69,9 +69,10 @@ def committed_files(repository: Repository, commit: Commit) -> CommittedFiles | 
     trees = {entry.name: entry.tree for entry in commit.components}
     if FILES not in trees:
         return None
-    check_present(repository, commit, FILES)
+    gone = absent(repository, commit)
+    check_present(repository, gone, FILES)
     own = read_tree(repository.store.objects, trees[FILES])
-    found = CommittedFiles(repository, own, trees, absent(repository, commit))
+    found = CommittedFiles(repository, own, trees, gone)
     for node in walk(own.entries):
         name, value = _name(repository, own, node.entry.key), node.entry.value
         if isinstance(value, File):
@@ -112,8 +113,7 @@ def plan_files(
     folder leads elsewhere, `Format` for a name or link that would leave the folder, `Absent` where data is not here.
     """
     for component in {component for name in names for component in found.files[name].components}:
-        if component in found.gone:
-            raise absence(component, found.gone[component], followed(found.repository))
+        check_present(found.repository, found.gone, component)
     if as_file and not output.is_dir():
         check_free(output, force=force)
         return Targets({names[0]: output}, {}, {})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ckstore.checkpoint.absent import absence, absent, followed
+from ckstore.checkpoint.absent import absent, check_present
 from ckstore.errors import InvalidInput
 from ckstore.objects.reader import ObjectReader, read_tree
 from ckstore.objects.structure import Structure, nearest
@@ -66,9 +66,9 @@ def _opened(
 ) -> Opened:
     """A component of the commit, of which those in `gone` are absent here. Raises `Absent`."""
     reader: ObjectReader = repository.store.objects
-    if entry.name in gone:
-        if elsewhere is None:
-            raise absence(entry.name, gone[entry.name], followed(repository))
+    if elsewhere is None:
+        check_present(repository, gone, entry.name)
+    elif entry.name in gone:
         elsewhere.check_present(commit, entry.name)
         reader = elsewhere
     return Opened(Structure(entry.name, read_tree(reader, entry.tree)), reader)

@@ -42,17 +42,14 @@ class Packer:
         self._folder = folder
         self._lock = threading.Lock()
         self._streams: dict[str, _Stream] = {}
+        self._meta = _Stream(self._open)
         self._shared = _Stream(self._open)
         self._kept_bytes = 0
         self.sealed: list[Sealed] = []
 
     def add(self, stream: str, frame: Frame, payload: Pieces) -> None:
         """Append one object to a stream. What `payload` is pieces of may be overwritten afterwards."""
-        with self._lock:
-            target = self._streams.get(stream)
-            if target is None:
-                target = self._streams[stream] = _Stream(self._open, self._keep if stream != META else None)
-        full = target.add(ready(frame, payload))
+        full = self._stream(stream).add(ready(frame, payload))
         if full is not None:
             self._seal(full)
         if self._kept_bytes > KEPT:
@@ -64,11 +61,10 @@ class Packer:
         More can be added afterwards.
         """
         self._share()
-        if META in self._streams:
-            self._write(self._streams[META], self._streams[META].take())
-        left = [pack for stream in (*self._streams.values(), self._shared) for pack in stream.packs]
+        self._write(self._meta, self._meta.take())
+        left = self._open_packs()
         self._streams.clear()
-        self._shared = _Stream(self._open)
+        self._meta, self._shared = _Stream(self._open), _Stream(self._open)
         try:
             workers.map(self._seal, left)
         finally:
@@ -82,10 +78,21 @@ class Packer:
 
     def discard(self) -> None:
         """Close what is open; the files stay for whoever removes the folder."""
-        for stream in (*self._streams.values(), self._shared):
-            for pack in stream.packs:
-                pack.file.close()
+        for pack in self._open_packs():
+            pack.file.close()
         self._streams.clear()
+
+    def _open_packs(self) -> list[_OpenPack]:
+        return [pack for stream in (*self._streams.values(), self._shared, self._meta) for pack in stream.packs]
+
+    def _stream(self, name: str) -> _Stream:
+        if name == META:
+            return self._meta
+        with self._lock:
+            found = self._streams.get(name)
+            if found is None:
+                found = self._streams[name] = _Stream(self._open, self._keep)
+            return found
 
     def _keep(self, size_bytes: int) -> None:
         """So many bytes more are kept in memory, or less."""
@@ -95,8 +102,8 @@ class Packer:
     def _share(self) -> None:
         """Write what is kept of all components into a pack that they share."""
         with self._lock:
-            streams = sorted(self._streams.items())
-        self._write(self._shared, [one for name, stream in streams if name != META for one in stream.take()])
+            streams = list(self._streams.values())
+        self._write(self._shared, [one for stream in streams for one in stream.take()])
 
     def _write(self, stream: _Stream, ones: list[Ready]) -> None:
         full = stream.write(ones) if ones else None
@@ -152,13 +159,11 @@ class _Stream:
                 self._keep(one.frame.stored_length)
                 return None
             ones = [*self._taken(), one]
-            pack = self._next()
             if self._size_bytes < WIDE:
+                pack = self._next()
                 pack.writer.add(ones)
                 return self._written(pack)
-        pack.writer.add(ones)
-        with self._lock:
-            return self._written(pack)
+        return self.write(ones)
 
     def take(self) -> list[Ready]:
         """The frames that wait, which are the caller's now."""

@@ -102,8 +102,8 @@ class Packer:
     def _share(self) -> None:
         """Write what is kept of all components into a pack that they share."""
         with self._lock:
-            streams = list(self._streams.values())
-        self._write(self._shared, [one for stream in streams for one in stream.take()])
+            streams = sorted(self._streams.items())
+        self._write(self._shared, [one for _, stream in streams for one in stream.take()])
 
     def _write(self, stream: _Stream, ones: list[Ready]) -> None:
         full = stream.write(ones) if ones else None

@@ -281,6 +281,15 @@ def test_other_byte_orders_and_compression_are_opaque() -> None:
     assert pt.parse(HeldSource(rewritten(data, lambda _, old: old, compression=zipfile.ZIP_DEFLATED))) is None
 
 
+def test_archives_one_after_another_are_opaque() -> None:
+    first, last = saved({"w": torch.ones(2)}), saved({"w": torch.zeros(3)})
+    plain = rewritten(last, lambda _, old: old)
+    assert plain.nbytes != last.nbytes
+    for one in (last, plain):
+        assert pt.parse(HeldSource(one)) is not None
+        assert pt.parse(HeldSource(memoryview(bytes(first) + bytes(one)))) is None
+
+
 def test_archives_without_a_byte_order_and_by_other_writers_are_read() -> None:
     value = {"w": torch.randn(3), "b": torch.ones(2, dtype=torch.bfloat16)}
     data = rewritten(saved(value), lambda name, old: None if name.endswith("byteorder") else old)

@@ -15,6 +15,7 @@ import torch
 
 import ckstore
 from ckstore.errors import Conflict, Integrity, InvalidInput, NotFound
+from ckstore.files.archive import read
 from ckstore.files.facts import Facts, Table, from_file, from_folder, from_name
 from ckstore.files.source import HeldSource
 from ckstore.porcelain.import_files import ImportOptions, ImportPlan, plan_import
@@ -122,7 +123,9 @@ def test_an_original_that_changed_stays(repo: ckstore.Repo, tmp_path: Path) -> N
     repo.import_files(tmp_path / "run")
     about = path.stat()
     data = bytearray(path.read_bytes())
-    data[-30] ^= 1
+    archive = read(memoryview(data))
+    assert archive is not None
+    data[archive.storages["0"].start] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
     with pytest.raises((Integrity, Conflict)):

@@ -21,6 +21,9 @@ MAGIC = b"PK\x03\x04"
 """What such a file starts with."""
 
 _LOCAL = struct.Struct("<4s22xHH")
+_END = struct.Struct("<4s8xLL2x")
+_LOCATOR_SIZE = 20
+_END64 = struct.Struct("<4s36xQQ")
 _PICKLE = "/data.pkl"
 _ENCRYPTED = 1
 
@@ -41,10 +44,13 @@ class Archive:
 
 
 def read(data: memoryview) -> Archive | None:
-    """The archive in `data`, or None where it is a zip file that torch.save did not write on a little-endian machine.
+    """The archive in `data`, or None where it is a zip file that torch.save did not write on a little-endian machine,
+    or several of them one after another.
 
     Raises `Format` where the directory is damaged, or entries overlap or reach beyond the file.
     """
+    if _is_behind_another(data):
+        return None
     try:
         with zipfile.ZipFile(_View(data)) as directory:
             infos, end = directory.infolist(), directory.start_dir
@@ -63,6 +69,25 @@ def read(data: memoryview) -> Archive | None:
     storages = prefix + "data/"
     found = {name.removeprefix(storages): region for name, region in regions.items() if name.startswith(storages)}
     return Archive(regions[pickles[0]], found)
+
+
+def _is_behind_another(data: memoryview) -> bool:
+    """Whether the archive that `data` ends with begins later, with another in front: some Pythons' zipfile read it
+    where it is, others call it damaged.
+    """
+    end = data.nbytes - _END.size
+    if end < 0:
+        return False
+    magic, size, offset = _END.unpack_from(data, end)
+    if magic != b"PK\x05\x06":
+        return False
+    end64 = end - _LOCATOR_SIZE - _END64.size
+    if end64 >= 0:
+        magic, size64, offset64 = _END64.unpack_from(data, end64)
+        if magic == b"PK\x06\x06":
+            end, size, offset = end64, size64, offset64
+    start = end - size - offset
+    return start > 0 and data[start : start + 4] == MAGIC
 
 
 def _little_endian(data: memoryview, region: Region | None) -> bool:

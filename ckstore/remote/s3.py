@@ -292,7 +292,7 @@ class S3Remote(Remote):
 
     def _send(self, name: str, source: Source, condition: dict[str, str]) -> dict[str, Any]:
         """One PUT. Raises what boto3 does, and what `source` does."""
-        body = Body(source)
+        body = Body(source, source.open())
         try:
             answer: dict[str, Any] = self._client.put_object(
                 **self._at(name),

@@ -6,7 +6,7 @@ import base64
 import io
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ckstore.errors import InvalidInput
 from ckstore.remote.interface import BLOCK_BYTES
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Body(io.RawIOBase):
-    """What boto3 reads a source from; what it reads to sign it counts as unsent."""
+    """What boto3 reads a source from, through `reader`, which it closes; what is read to sign it counts as unsent."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, reader: BinaryIO) -> None:
         self._source = source
-        self._reader = source.open()
+        self._reader = reader
         self._sending = False
         self.failure: Exception | None = None
 

@@ -176,6 +176,7 @@ class _FileReader(_Seeking):
         super().__init__(stop - start)
         self._start = start
         self._path = path
+        self._descriptor = -1
         with _readable(path):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 

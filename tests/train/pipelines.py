@@ -312,20 +312,27 @@ STREAMS: dict[str, Callable[[], object]] = {
 }
 
 
-def workers(context: str | None = None, **options: Any) -> DataLoader[torch.Tensor]:
-    """Two workers that draw."""
+def workers(context: str = "fork", **options: Any) -> DataLoader[torch.Tensor]:
+    """Two workers that draw, forked also where Python would spawn them: `Augmented` cannot be sent."""
     chosen: dict[str, Any] = {"dataset": Augmented(), "batch_size": 2, "num_workers": 2, "shuffle": True, **options}
     return DataLoader(multiprocessing_context=context, **chosen)
 
 
 WORKERS: dict[str, Callable[[], object]] = {
-    "fork": lambda: workers("fork"),
-    "persistent": lambda: workers("fork", persistent_workers=True, generator=generator()),
-    "single": lambda: workers("fork", batch_size=None, dataset=Subset(Augmented(), range(5))),
-    "functions": lambda: workers("fork", worker_init_fn=seeded, collate_fn=paired, prefetch_factor=1),
-    "drawing": lambda: workers("fork", sampler=Drawing(_torch), shuffle=None),
-    "stream": lambda: workers("fork", dataset=Stream(), shuffle=None),
-    "ahead": lambda: Ahead(Augmented(), batch_size=1, sampler=Drawing(_torch), num_workers=2, prefetch_factor=1),
+    "fork": workers,
+    "persistent": lambda: workers(persistent_workers=True, generator=generator()),
+    "single": lambda: workers(batch_size=None, dataset=Subset(Augmented(), range(5))),
+    "functions": lambda: workers(worker_init_fn=seeded, collate_fn=paired, prefetch_factor=1),
+    "drawing": lambda: workers(sampler=Drawing(_torch), shuffle=None),
+    "stream": lambda: workers(dataset=Stream(), shuffle=None),
+    "ahead": lambda: Ahead(
+        Augmented(),
+        batch_size=1,
+        sampler=Drawing(_torch),
+        num_workers=2,
+        prefetch_factor=1,
+        multiprocessing_context="fork",
+    ),
 }
 
 CONTEXTS: dict[str, Callable[[], object]] = {

@@ -32,7 +32,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 def made(kind: str, workers: int, **options: Any) -> Any:
     values = {name: value() if callable(value) else value for name, value in KINDS[kind].items()}
-    return StatefulDataLoader(batch_size=3, num_workers=workers, **values, **options)
+    context = "fork" if workers else None
+    return StatefulDataLoader(batch_size=3, num_workers=workers, multiprocessing_context=context, **values, **options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
